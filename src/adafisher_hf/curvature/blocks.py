@@ -1,0 +1,156 @@
+"""The Fisher blocks of a model: which modules own each parameter, and what they have seen since the last refresh."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels.divisor import Divisor
+from .capture import Gate, Tap
+from .layers import KINDS, LayerKind, Layout, gradient_layout
+from .modes import Use, gradient_sums
+from .padding import Padding
+from .published import PUBLISHED_KINDS, PublishedTap
+
+
+class Owner(NamedTuple):
+    """One module that holds a parameter directly, and how it uses it (kind and layout None: nobody knows)."""
+
+    module_name: str
+    module: nn.Module
+    attribute: str
+    kind: LayerKind | None
+    layout: Layout | None
+
+    @property
+    def parameter_name(self) -> str:
+        return f"{self.module_name}.{self.attribute}" if self.module_name else self.attribute
+
+
+def find_owners(model: nn.Module, kinds: Iterable[LayerKind] = KINDS) -> dict[int, list[Owner]]:
+    """The owners of every parameter, by ``id(parameter)``; a tied weight has several."""
+    owners: dict[int, list[Owner]] = {}
+    for module_name, module in model.named_modules():
+        kind = next((kind for kind in kinds if kind.matches(module)), None)
+        for attribute, parameter in module._parameters.items():
+            if parameter is not None:
+                layout = kind.layout(module, attribute) if kind else None
+                owner = Owner(module_name, module, attribute, kind if layout else None, layout)
+                owners.setdefault(id(parameter), []).append(owner)
+    return owners
+
+
+@dataclass
+class Block:
+    """The curvature of one parameter.
+
+    Attributes:
+        owners: all modules that hold the parameter; the first one gives its name.
+        taps: the taps of those owners whose use is known, in the order of ``layouts``.
+        layouts: one a tap; a single gradient layout where there is no tap.
+    """
+
+    owners: list[Owner]
+    taps: list[Tap]
+    layouts: list[Layout]
+    divisor: Divisor | None = None
+    raw_mean: Tensor | None = None  # mean(F) of the last refresh, before it is normalised: for the logs only
+
+    @property
+    def name(self) -> str:
+        return self.owners[0].parameter_name
+
+    @property
+    def kind(self) -> str:
+        return "+".join(dict.fromkeys(owner.kind.name for owner in self.owners if owner.kind)) or "gradient"
+
+    @property
+    def parameter(self) -> Tensor:
+        """Looked up anew each time: FSDP2 replaces the parameters of a module."""
+        return getattr(self.owners[0].module, self.owners[0].attribute)
+
+    def uses(self, grad: Tensor, fall_back: bool) -> list[Use]:
+        """What came in since the last refresh; from the gradient where no tap saw the backward pass.
+
+        Args:
+            grad: the parameter's gradient.
+            fall_back: whether the mode takes gradients instead of activations at all.
+        """
+        uses = [Use(tap.sums, layout) for tap, layout in zip(self.taps, self.layouts, strict=False)]
+        if any(use.sums is not None for use in uses):
+            return uses
+        if not fall_back:
+            return []
+        dtype = torch.promote_types(grad.dtype, torch.float32)
+        return [Use(gradient_sums(grad.to(dtype).reshape(self.layouts[0].shape), self.layouts[0]), self.layouts[0])]
+
+
+@dataclass
+class Blocks:
+    """All blocks of a model, and the hooks that feed them."""
+
+    model: nn.Module
+    published: bool = False
+    handles: list = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        padding = Padding(self.model)
+        self.handles.append(padding.handle)
+        self.gate = Gate(padding)
+        self._taps: dict[int, Tap] = {}
+        self._blocks: list[Block] = []
+
+    def add(self, parameters: Iterable[Tensor]) -> None:
+        """Makes a block for each parameter and hooks the modules that own them.
+
+        Raises:
+            ValueError: a parameter that the model does not own, or an embedding with sparse gradients.
+        """
+        owners = find_owners(self.model, PUBLISHED_KINDS if self.published else KINDS)
+        for parameter in parameters:
+            if id(parameter) not in owners:
+                raise ValueError(
+                    f"a parameter of shape {tuple(parameter.shape)} does not belong to the given "
+                    f"{type(self.model).__name__}: pass the model whose parameters are optimized"
+                )
+            _refuse_sparse(owners[id(parameter)])
+            self._blocks.append(self._block(owners[id(parameter)], parameter))
+
+    def by_parameter(self) -> dict[int, Block]:
+        """The blocks by ``id`` of the parameter that their module holds now."""
+        return {id(block.parameter): block for block in self._blocks}
+
+    def take_nothing(self) -> None:
+        """Drops what the taps have summed up."""
+        for tap in self._taps.values():
+            tap.take()
+
+    def fired(self) -> bool:
+        return any(tap.sums is not None for tap in self._taps.values())
+
+    def __iter__(self) -> Iterator[Block]:
+        return iter(self._blocks)
+
+    def _block(self, owners: list[Owner], parameter: Tensor) -> Block:
+        known = [owner for owner in owners if owner.kind is not None]
+        layouts = [owner.layout for owner in known if owner.layout] or [gradient_layout(parameter)]
+        return Block(owners, [self._tap(owner) for owner in known], layouts)
+
+    def _tap(self, owner: Owner) -> Tap:
+        tap = self._taps.get(id(owner.module))
+        if tap is None:
+            make = PublishedTap if self.published else Tap
+            tap = make(owner.kind, self.gate, self.gate.padding.mask_name(owner.module_name))
+            self._taps[id(owner.module)] = tap
+            self.handles.append(tap.attach(owner.module))
+        return tap
+
+
+def _refuse_sparse(owners: list[Owner]) -> None:
+    for owner in owners:
+        if getattr(owner.module, "sparse", False) is True:
+            raise ValueError(f"{owner.parameter_name} would get sparse gradients: use nn.Embedding(..., sparse=False)")

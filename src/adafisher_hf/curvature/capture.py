@@ -1,0 +1,79 @@
+"""Hooks that turn a backward pass into sums of h² and δ² per layer.
+
+A forward hook takes Σh² at once and holds on to that small vector only; a hook on the output tensor takes Σδ² when its
+gradient arrives and commits the pair. A forward pass without a backward pass therefore leaves no trace, and a
+recomputed one (activation checkpointing) is counted once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from .factors import Sums, second_moment, wide
+from .layers import LayerKind, OneHot
+from .padding import Padding
+
+
+@dataclass
+class Gate:
+    """What all taps of a model share. Nothing here refers to the optimizer, so that hooks cannot keep it alive."""
+
+    padding: Padding
+    active: bool = True
+    inverse_scale: Callable[[], Tensor | float] | None = None  # of the loss scaler, where the mode needs it
+
+
+class Tap:
+    """The statistics of one module since the last ``take``."""
+
+    def __init__(self, kind: LayerKind, gate: Gate, mask_name: str):
+        self.kind, self.gate, self.mask_name = kind, gate, mask_name
+        self.sums: Sums | None = None
+
+    def attach(self, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        return module.register_forward_hook(self.forward, with_kwargs=True)
+
+    def take(self) -> Sums | None:
+        """Hands out the sums and starts anew; None where no backward pass reached this module."""
+        sums, self.sums = self.sums, None
+        return sums
+
+    @torch.no_grad()
+    def forward(self, module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
+        if not self.gate.active or not isinstance(output, Tensor) or not output.requires_grad:
+            return
+        args = args or tuple(kwargs.values())
+        rows = self.kind.inputs(module, args, output)
+        if rows is None:
+            return
+        weights = self._weights(module, args, output, rows)
+        output.register_hook(partial(self.backward, module, second_moment(rows, weights), weights))
+
+    @torch.no_grad()
+    def backward(self, module: nn.Module, inputs: Tensor, weights: Tensor, grad_output: Tensor) -> None:
+        outputs = second_moment(self.kind.outputs(module, grad_output), weights)
+        if self.gate.inverse_scale is not None:
+            outputs = outputs * self.gate.inverse_scale() ** 2
+        self.commit(Sums(inputs, outputs, weights.sum()))
+
+    def commit(self, new: Sums) -> None:
+        """Adds a call's sums, unless they are not finite."""
+        finite = torch.isfinite(new.input.sum() + new.output.sum())
+        for name, value in vars(new).items():
+            value = torch.where(finite, value, torch.zeros_like(value))
+            setattr(new, name, value if self.sums is None else getattr(self.sums, name) + value)
+        self.sums = new
+
+    def _weights(self, module: nn.Module, args: tuple, output: Tensor, rows: Tensor | OneHot) -> Tensor:
+        dtype, tokens = wide(output.dtype), self.kind.tokens(module, args, output)
+        mask = self.gate.padding.weights(self.mask_name, tokens)
+        count = rows.ids.numel() if isinstance(rows, OneHot) else rows.shape[1]
+        weights = output.new_ones(count, dtype=dtype) if mask is None else mask.to(output.device, dtype)
+        if isinstance(rows, OneHot) and getattr(module, "padding_idx", None) is not None:
+            weights = weights * (rows.ids != module.padding_idx)  # these rows get no gradient
+        return weights

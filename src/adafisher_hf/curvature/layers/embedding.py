@@ -1,0 +1,53 @@
+"""Embeddings: h is the one-hot vector of the token, so its second moment is the token's frequency."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .base import LayerKind, Layout, OneHot, as_rows
+
+
+class EmbeddingKind(LayerKind):
+    name = "embedding"
+
+    def matches(self, module: nn.Module) -> bool:
+        return isinstance(module, nn.Embedding)
+
+    def layout(self, module: nn.Module, attribute: str) -> Layout | None:
+        if attribute != "weight":
+            return None
+        return Layout((1, *module.weight.shape), row="input", col="output")
+
+    def inputs(self, module: nn.Module, args: tuple, output: Tensor) -> OneHot | None:
+        ids = args[0] if _first_argument_is_ids(module) and args else _looked_up_ids(output)
+        if ids is None or ids.shape != output.shape[:-1]:
+            return None
+        return OneHot(ids.reshape(-1), module.num_embeddings)
+
+    def outputs(self, module: nn.Module, grad_output: Tensor) -> Tensor:
+        # A scaled embedding (Gemma, BART) multiplies after the look-up: the weight sees scale · δ.
+        scale = getattr(module, "embed_scale", None)
+        return as_rows(grad_output) if scale is None else as_rows(grad_output) * scale
+
+
+def _first_argument_is_ids(module: nn.Module) -> bool:
+    return type(module).forward is nn.Embedding.forward or hasattr(module, "embed_scale")
+
+
+def _looked_up_ids(output: Tensor) -> Tensor | None:
+    """The indices a subclass looked up, from the autograd node: OPT's and BART's positions make their own.
+
+    Not traceable by torch.compile, where such embeddings use their gradients instead.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    node = output.grad_fn
+    for _ in range(4):
+        if node is None:
+            return None
+        if node.name().startswith("EmbeddingBackward"):
+            ids = node._saved_indices  # type: ignore[attr-defined]
+            return ids.expand(output.shape[:-1]) if ids.dim() == output.dim() - 1 else ids
+        node = node.next_functions[0][0] if node.next_functions else None
+    return None

@@ -1,0 +1,51 @@
+"""What a kernel gets: lists of tensors, one entry a block, and the numbers of their parameter group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from .divisor import Divisor
+
+
+@dataclass
+class Batch:
+    """Blocks of one parameter group that share device and state dtype. Every list has one entry a block.
+
+    Attributes:
+        params: the weights, viewed as (stack, rows, cols); updated in place.
+        grads: their gradients, same view.
+        exp_avgs: momentum, same view, in the state's dtype; updated in place.
+        steps: number of gradients seen, shape (); updated in place.
+        sigma_sqs: EMA of mean(g²), shape (); updated in place. Used by the calibrated update only.
+        divisors: D of each block.
+        grad_sqs: Σ g² of each block, shape (); a block where it is not finite is left alone.
+    """
+
+    params: list[Tensor] = field(default_factory=list)
+    grads: list[Tensor] = field(default_factory=list)
+    exp_avgs: list[Tensor] = field(default_factory=list)
+    steps: list[Tensor] = field(default_factory=list)
+    sigma_sqs: list[Tensor] = field(default_factory=list)
+    divisors: list[Divisor] = field(default_factory=list)
+    grad_sqs: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """The numbers of a parameter group.
+
+    Attributes:
+        decoupled: AdaFisherW's weight decay; otherwise it is added to the gradient.
+        calibrated: scale by σ and graft to the momentum's norm; otherwise divide only.
+        sigma_floor: smallest σ, shape (): a tensor of pure rounding noise must not be blown up to full size.
+    """
+
+    lr: float | Tensor
+    beta: float
+    beta2: float
+    weight_decay: float
+    decoupled: bool
+    calibrated: bool
+    sigma_floor: Tensor

@@ -1,0 +1,86 @@
+"""The same update with torch's foreach operations: no wait for the device, one full-size temporary a bucket.
+
+Per-block scalars (σ, norms, bias corrections) are stacked into vectors, so that their arithmetic is a handful of
+operations however many blocks there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .batch import Batch, Hyper
+
+BUCKET_NUMBERS = 1 << 22  # numbers a bucket: bounds the temporary memory (one larger tensor is a bucket of its own)
+
+
+def update(batch: Batch, hyper: Hyper) -> None:
+    """Takes one step of every block of the batch, in place; see ``plain.update`` for the formulas."""
+    grad_sq = torch.stack(batch.grad_sqs)
+    finite = torch.isfinite(grad_sq)
+    steps = torch.stack(batch.steps) + finite
+    torch._foreach_copy_(batch.steps, list(steps.unbind()))
+    sigma = _sigma(batch, hyper, grad_sq, finite, steps) if hyper.calibrated else torch.ones_like(grad_sq)
+    correction = 1 - hyper.beta ** steps.clamp(min=1)
+    for bucket in _buckets(batch.params):
+        _update_bucket(batch, bucket, hyper, sigma[bucket], correction[bucket], finite[bucket])
+
+
+def _update_bucket(
+    batch: Batch, bucket: slice, hyper: Hyper, sigma: Tensor, correction: Tensor, finite: Tensor
+) -> None:
+    params, exp_avgs = batch.params[bucket], batch.exp_avgs[bucket]
+    taken = finite.to(correction.dtype)
+    decay = taken * hyper.weight_decay
+    # The one temporary: gradient, then divisor, then update. Where the gradient is not finite it is the momentum
+    # itself, which leaves the momentum as it was.
+    triples = zip(finite.unbind(), batch.grads[bucket], exp_avgs, strict=True)
+    work = [torch.where(ok, grad, exp_avg) for ok, grad, exp_avg in triples]
+    if hyper.weight_decay and not hyper.decoupled:
+        _add_scaled(work, params, decay * sigma)
+    torch._foreach_lerp_(exp_avgs, work, 1 - hyper.beta)
+    for divisor, exp_avg, out in zip(batch.divisors[bucket], exp_avgs, work, strict=True):
+        divisor.divide(exp_avg, out=out)
+    scale = taken * hyper.lr / correction
+    if hyper.calibrated:
+        scale = scale * _finite_or_zero(_norms(exp_avgs) / (_norms(work) * sigma))
+    torch._foreach_mul_(work, list(scale.to(work[0].dtype).unbind()))
+    if hyper.weight_decay and hyper.decoupled:
+        _add_scaled(work, params, decay * hyper.lr)
+    torch._foreach_sub_(params, work)
+
+
+def _sigma(batch: Batch, hyper: Hyper, grad_sq: Tensor, finite: Tensor, steps: Tensor) -> Tensor:
+    numbers = torch.tensor([grad.numel() for grad in batch.grads], dtype=grad_sq.dtype).to(grad_sq.device)
+    old = torch.stack(batch.sigma_sqs)
+    new = torch.where(finite, old.lerp(grad_sq / numbers, 1 - hyper.beta2), old)
+    torch._foreach_copy_(batch.sigma_sqs, list(new.unbind()))
+    correction = 1 - hyper.beta2 ** steps.to(new.dtype).clamp(min=1)
+    return torch.maximum((new / correction).sqrt(), hyper.sigma_floor)
+
+
+def _add_scaled(work: list[Tensor], params: list[Tensor], scales: Tensor) -> None:
+    for out, param, scale in zip(work, params, scales.unbind(), strict=True):
+        out.addcmul_(param.to(out.dtype), scale.to(out.dtype))
+
+
+def _norms(tensors: list[Tensor]) -> Tensor:
+    return torch.stack(torch._foreach_norm(tensors))
+
+
+def _finite_or_zero(x: Tensor) -> Tensor:
+    # 0 / 0: no gradient yet, or an update that vanishes.
+    return torch.where(torch.isfinite(x), x, 0.0)
+
+
+def _buckets(params: list[Tensor]) -> Iterator[slice]:
+    start, numbers = 0, 0
+    for i, param in enumerate(params):
+        if i > start and numbers + param.numel() > BUCKET_NUMBERS:
+            yield slice(start, i)
+            start, numbers = i, 0
+        numbers += param.numel()
+    if params:
+        yield slice(start, len(params))

@@ -1,0 +1,48 @@
+"""The update, one block at a time and one formula a line: the kernel that the others are tested against.
+
+It waits for the device (``if``), and makes temporaries as it likes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .batch import Batch, Hyper
+
+
+def update(batch: Batch, hyper: Hyper) -> None:
+    """Takes one step of every block of the batch, in place (algorithm: θ ← θ - α(u + κθ))."""
+    for i in range(len(batch.params)):
+        if torch.isfinite(batch.grad_sqs[i]):
+            _update(batch, i, hyper)
+
+
+def _update(batch: Batch, i: int, hyper: Hyper) -> None:
+    param, exp_avg, step = batch.params[i], batch.exp_avgs[i], batch.steps[i]
+    theta, grad = param.to(exp_avg.dtype), batch.grads[i].to(exp_avg.dtype)
+    step += 1
+    sigma = _sigma(batch, i, hyper) if hyper.calibrated else torch.ones_like(exp_avg[0, 0, 0])
+    if not hyper.decoupled:
+        grad = grad + hyper.weight_decay * sigma * theta
+    exp_avg.lerp_(grad, 1 - hyper.beta)
+    momentum = exp_avg / (1 - hyper.beta ** step.item())
+    divisor = batch.divisors[i].dense()
+    update = _grafted(momentum, sigma, divisor) if hyper.calibrated else momentum / divisor
+    if hyper.decoupled:
+        update = update + hyper.weight_decay * theta
+    param.copy_(theta - hyper.lr * update)
+
+
+def _sigma(batch: Batch, i: int, hyper: Hyper) -> Tensor:
+    sigma_sq = batch.sigma_sqs[i]
+    sigma_sq.lerp_(batch.grad_sqs[i] / batch.grads[i].numel(), 1 - hyper.beta2)
+    corrected = sigma_sq / (1 - hyper.beta2 ** batch.steps[i].item())
+    return torch.maximum(corrected.sqrt(), hyper.sigma_floor)
+
+
+def _grafted(momentum: Tensor, sigma: Tensor, divisor: Tensor) -> Tensor:
+    a = momentum / sigma if sigma > 0 else torch.zeros_like(momentum)
+    u = a / divisor
+    length = u.norm()
+    return u * (a.norm() / length) if length > 0 else torch.zeros_like(u)

@@ -1,0 +1,308 @@
+"""AdaFisher and AdaFisherW: parameter groups, state, and the order of a step."""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .config import AdaFisherConfig
+from .curvature import MODES, Block, Blocks
+from .curvature.modes import unit_divisor
+from .kernels import KERNELS, Batch, Divisor, Hyper
+
+SIGMA_FLOOR = 1e-7  # σ is at least this multiple of the RMS of all gradients of a step
+GROUP_KNOBS = ("beta", "beta2", "damping")  # knobs that a parameter group may have for itself
+
+
+class AdaFisher(torch.optim.Optimizer):
+    """AdaFisher (arXiv 2405.16397): momentum divided by a Kronecker-diagonal Fisher, with L2 (coupled) weight decay.
+
+    ``mode="calibrated"`` takes ``θ ← θ - α a/F̂ · ‖a‖/‖a/F̂‖`` with ``a = m̂/σ`` and ``F̂ = F/mean(F) + τ``;
+    ``"paper"`` and ``"reference"`` take ``θ ← θ - α m̂/F̃`` (eq. 4 as printed, and the published arithmetic).
+    The optimizer puts hooks on the modules that own the parameters; ``close()`` takes them off, and so does garbage
+    collection.
+
+    Args:
+        params: tensors, named tensors, parameter groups, or the model itself.
+        lr: learning rate α; in calibrated mode AdamW's values and schedules carry over.
+        model: the model that the parameters belong to, for the hooks.
+        network: the same as ``model``, under a name that ``Trainer.create_optimizer`` does not claim for itself.
+        weight_decay: κ. AdaFisher adds ``κ θ`` to the gradient (calibrated: ``κ θ σ``), AdaFisherW decays θ directly.
+        knobs: the fields of :class:`AdaFisherConfig`.
+
+    Raises:
+        ValueError: no model, nothing trainable, a parameter that the model does not own, sparse embeddings, complex
+            parameters, or a knob out of range.
+        TypeError: an unknown knob, or one of the wrong type.
+    """
+
+    name = "adafisher"
+    decoupled = False
+
+    def __init__(
+        self,
+        params: Iterable | nn.Module,
+        lr: float | Tensor = 1e-3,
+        *,
+        model: nn.Module | None = None,
+        network: nn.Module | None = None,
+        weight_decay: float = 0.0,
+        **knobs: Any,
+    ):
+        model = model if model is not None else network
+        if isinstance(params, nn.Module):
+            model = params if model is None else model
+            params = [item for item in params.named_parameters() if item[1].requires_grad]
+        if model is None:
+            raise ValueError(f"{type(self).__name__} needs the model for its curvature hooks: pass model=model")
+        self.config = AdaFisherConfig(**knobs).resolved()
+        self._mode = MODES[self.config.mode]
+        self._blocks = Blocks(model, published=self.config.mode == "reference")
+        self._finalizer = weakref.finalize(self, _remove, self._blocks.handles)
+        group_knobs = {name: getattr(self.config, name) for name in GROUP_KNOBS}
+        try:
+            super().__init__(_not_empty(params), dict(lr=lr, weight_decay=weight_decay, step=0, **group_knobs))
+        except BaseException:
+            self.close()
+            raise
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group, checks it, and hooks the modules that own its parameters (unfreezing in mid-training).
+
+        Raises:
+            ValueError: see the class.
+        """
+        if self.param_groups:
+            param_group = {**param_group, "step": self.param_groups[0]["step"]}
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            _check_group(group)
+            self._blocks.add(group["params"])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Refreshes the curvature when one is due, then updates every parameter that has a gradient.
+
+        Raises:
+            ValueError: a closure was given; its backward passes would be counted into the statistics.
+        """
+        if closure is not None:
+            raise ValueError(f"{type(self).__name__}.step() takes no closure: call backward() first, then step()")
+        blocks = self._blocks.by_parameter()
+        self._init_missing_state(blocks)
+        if self._is_dry_step():
+            return
+        if self._blocks.gate.active:
+            self._refresh(blocks)
+        self._update(blocks)
+        for group in self.param_groups:
+            group["step"] += 1
+        self._blocks.gate.active = self._refresh_due()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clears the gradients, and the statistics that came with them."""
+        super().zero_grad(set_to_none)
+        self._blocks.take_nothing()
+
+    @torch.no_grad()
+    def curvature(self, param: Tensor) -> Tensor:
+        """The divisor of the momentum of one parameter: F̂ in calibrated mode, F̃ otherwise; in its full shape.
+
+        Raises:
+            ValueError: a parameter that this optimizer does not hold.
+        """
+        blocks = self._blocks.by_parameter()
+        if id(param) not in blocks:
+            raise ValueError(f"no parameter of this optimizer: a tensor of shape {tuple(param.shape)}")
+        self._init_missing_state(blocks)
+        return self._divisor(param, blocks[id(param)]).dense().reshape(param.shape)
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Curvature and update size by kind of layer, for the logs. Waits for the device."""
+        from .summary import summarize
+
+        return summarize(self)
+
+    def attach_scaler(self, scaler: Any | None) -> None:
+        """Takes the handle of a GradScaler: paper and reference modes need δ without its loss scale."""
+        self._blocks.gate.inverse_scale = None if scaler is None else _inverse_scale(scaler)
+
+    def close(self) -> None:
+        """Takes every hook off the model. The optimizer can still step, with the curvature it has."""
+        self._finalizer()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads a state, keeping the dtypes it was saved with (torch casts everything to the parameter's dtype)."""
+        super().load_state_dict(state_dict)
+        saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"]]
+        for saved_id, param in zip(saved_ids, params, strict=True):
+            for key, value in state_dict["state"].get(saved_id, {}).items():
+                if isinstance(value, Tensor):
+                    self.state[param][key] = value.detach().to(device=param.device, copy=True)
+        for block in self._blocks:
+            block.divisor = None
+        self._blocks.take_nothing()
+        self._blocks.gate.active = self._refresh_due()
+
+    def _refresh_due(self) -> bool:
+        step = self.param_groups[0]["step"]
+        return step < self.config.update_warmup or step % self.config.update_interval == 0
+
+    def _gamma(self) -> float:
+        if self.config.gamma is not None:
+            return self.config.gamma
+        return 0.95 if self.param_groups[0]["step"] < self.config.update_warmup else 0.8
+
+    def _init_missing_state(self, blocks: dict[int, Block]) -> None:
+        # All keys from the first step on, gradient or not: distributed checkpoints drop what appears later.
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param not in self.state and param.requires_grad and param.numel():
+                    self.state[param] = self._initial_state(param, blocks[id(param)])
+
+    def _initial_state(self, param: Tensor, block: Block) -> dict[str, Tensor]:
+        dtype = torch.promote_types(param.dtype, torch.float32)
+        stack = block.layouts[0].shape[0] if block.layouts[0].independent else 1
+        like = torch.empty(0, dtype=dtype, device=param.device)
+        state = {"step": like.new_zeros(stack), "exp_avg": like.new_zeros(param.shape)}
+        if self.config.mode == "calibrated":
+            state["sigma_sq"] = like.new_zeros(stack)
+        if block.taps or self._mode.uses_gradient:
+            for k, layout in enumerate(block.layouts):
+                self._mode.init(state, k, layout, like)
+        return state
+
+    def _is_dry_step(self) -> bool:
+        """Distributed checkpoints call step() with zero gradients, before anything was trained, to make the state."""
+        if self.param_groups[0]["step"] or self._blocks.fired():
+            return False
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        return not any(bool(grad.any()) for grad in grads)
+
+    def _refresh(self, blocks: dict[int, Block]) -> None:
+        gamma = self._gamma()
+        for param in self._params_with_grad():
+            block = blocks[id(param)]
+            uses = block.uses(param.grad, fall_back=self._mode.uses_gradient)
+            if uses:
+                block.raw_mean = self._mode.refresh(self.state[param], uses, gamma)
+                block.divisor = None
+        self._blocks.take_nothing()
+
+    def _update(self, blocks: dict[int, Block]) -> None:
+        batches: dict[tuple, Batch] = defaultdict(Batch)
+        write_back: list[tuple[Tensor, Tensor]] = []
+        for index, group in enumerate(self.param_groups):
+            for param in group["params"]:
+                if param.grad is not None and param.numel():
+                    batch = batches[index, param.device, self.state[param]["exp_avg"].dtype]
+                    self._collect(batch, param, blocks[id(param)], write_back)
+        floor = _sigma_floor(batches.values())
+        kernel = KERNELS[self.config.kernel]
+        for (index, device, dtype), batch in batches.items():
+            kernel(batch, self._hyper(self.param_groups[index], floor.to(device, dtype)))
+        for param, view in write_back:
+            param.copy_(view.view(param.shape))
+
+    def _collect(self, batch: Batch, param: Tensor, block: Block, write_back: list[tuple[Tensor, Tensor]]) -> None:
+        if param.grad.is_sparse:
+            raise ValueError(f"{block.name} has a sparse gradient: use nn.Embedding(..., sparse=False)")
+        layout, state = block.layouts[0], self.state[param]
+        view = param.detach().reshape(layout.shape)
+        if not param.is_contiguous():
+            write_back.append((param, view))
+        grad, exp_avg = param.grad.reshape(layout.shape), state["exp_avg"].view(layout.shape)
+        divisor = self._divisor(param, block)
+        split = layout.independent
+        batch.params += view.split(1) if split else [view]
+        batch.grads += grad.split(1) if split else [grad]
+        batch.exp_avgs += exp_avg.split(1) if split else [exp_avg]
+        batch.steps += state["step"].unbind()
+        batch.sigma_sqs += state["sigma_sq"].unbind() if "sigma_sq" in state else []
+        batch.divisors += divisor.blocks() if split else [divisor]
+        norms = torch._foreach_norm(batch.grads[-len(state["step"]) :], 2, exp_avg.dtype)
+        batch.grad_sqs += [norm.square() for norm in norms]
+
+    def _divisor(self, param: Tensor, block: Block) -> Divisor:
+        if block.divisor is None:
+            state = self.state[param]
+            if "row_factor_0" not in state:
+                block.divisor = unit_divisor(block.layouts[0], state["exp_avg"])
+            else:
+                block.divisor = self._mode.divisor(state, block.layouts, self._group_of(param)["damping"])
+        return block.divisor
+
+    def _group_of(self, param: Tensor) -> dict[str, Any]:
+        return next(group for group in self.param_groups if any(p is param for p in group["params"]))
+
+    def _hyper(self, group: dict[str, Any], floor: Tensor) -> Hyper:
+        return Hyper(
+            lr=group["lr"],
+            beta=group["beta"],
+            beta2=group["beta2"],
+            weight_decay=group["weight_decay"],
+            decoupled=self.decoupled,
+            calibrated=self.config.mode == "calibrated",
+            sigma_floor=floor,
+        )
+
+    def _params_with_grad(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"] if p.grad is not None and p.numel()]
+
+
+class AdaFisherW(AdaFisher):
+    """AdaFisher with decoupled weight decay, ``θ ← θ - α (u + κ θ)``: what AdamW is to Adam. See AdaFisher."""
+
+    name = "adafisherw"
+    decoupled = True
+
+
+def _remove(handles: list) -> None:
+    for handle in handles:
+        handle.remove()
+    handles.clear()
+
+
+def _not_empty(params: Iterable) -> Sequence:
+    params = list(params)
+    nested = [list(item["params"]) if isinstance(item, dict) else [item] for item in params]
+    params = [{**item, "params": inner} if isinstance(item, dict) else item for item, inner in zip(params, nested)]
+    tensors = [t[1] if isinstance(t, tuple) else t for inner in nested for t in inner]
+    if not any(t.requires_grad for t in tensors):
+        raise ValueError("the model has nothing trainable: every parameter is frozen (requires_grad=False)")
+    return params
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    for key in ("lr", "weight_decay"):
+        if not float(group[key]) >= 0:
+            raise ValueError(f"{key} must be at least 0, not {group[key]}")
+    AdaFisherConfig(**{name: group[name] for name in GROUP_KNOBS})
+    for param in group["params"]:
+        if param.is_complex():
+            raise ValueError(f"complex parameters are not supported: one has dtype {param.dtype}")
+
+
+def _inverse_scale(scaler: Any):
+    # The scaler makes its tensor at the first backward pass; reading the tensor does not wait for the device.
+    return lambda: 1.0 if scaler._scale is None else 1.0 / scaler._scale
+
+
+def _sigma_floor(batches: Iterable[Batch]) -> Tensor:
+    """1e-7 of the RMS over every finite gradient of the step."""
+    total, numbers = torch.zeros((), dtype=torch.float64), 0
+    for batch in batches:
+        squares = torch.stack(batch.grad_sqs).double()
+        total = total.to(squares.device) + torch.where(torch.isfinite(squares), squares, 0.0).sum()
+        numbers += sum(grad.numel() for grad in batch.grads)
+    return SIGMA_FLOOR * (total / max(1, numbers)).sqrt()

@@ -1,0 +1,95 @@
+"""Curvature and update size of a running optimizer, by parameter and by kind of layer: numbers for logs and reports."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .kernels import Divisor
+
+if TYPE_CHECKING:
+    from .optimizer import AdaFisher
+
+SAMPLE = 64  # rows and columns of a block that the spread is taken from
+
+
+class ParameterSummary(NamedTuple):
+    """One parameter.
+
+    Attributes:
+        mean: mean(F) of the last refresh; in calibrated mode before it is normalised, so it carries the loss's scale.
+        log_spread: standard deviation of log10 of the divisor over the parameter's entries.
+        update: norm of the next update without weight decay, ‖α u‖.
+        weight: norm of the parameter.
+    """
+
+    name: str
+    kind: str
+    mean: float
+    log_spread: float
+    update: float
+    weight: float
+
+
+@torch.no_grad()
+def by_parameter(optimizer: AdaFisher) -> list[ParameterSummary]:
+    """One row for every parameter that has taken a step. Waits for the device once."""
+    rows, values = [], []
+    blocks = optimizer._blocks.by_parameter()
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            state = optimizer.state.get(param)
+            if state:
+                block = blocks[id(param)]
+                divisor = optimizer._divisor(param, block)
+                mean = divisor.dense().mean() if block.raw_mean is None else block.raw_mean.mean()
+                update = _update_norm(optimizer, group, state, divisor, block.layouts[0].shape)
+                numbers = (mean, _log_spread(divisor), update, param.norm())
+                values.append(torch.stack([number.double().reshape(()).cpu() for number in numbers]))
+                rows.append((block.name, block.kind))
+    table = torch.stack(values).tolist() if values else []
+    return [ParameterSummary(*names, *numbers) for names, numbers in zip(rows, table, strict=True)]
+
+
+def summarize(optimizer: AdaFisher) -> dict[str, dict[str, float]]:
+    """By kind of layer: ``mean`` and ``log_spread`` averaged over its parameters, and ``update_ratio`` ‖αu‖/‖θ‖."""
+    kinds: dict[str, list[ParameterSummary]] = defaultdict(list)
+    for row in by_parameter(optimizer):
+        kinds[row.kind].append(row)
+    return {kind: _summarize_kind(rows) for kind, rows in kinds.items()}
+
+
+def _summarize_kind(rows: list[ParameterSummary]) -> dict[str, float]:
+    weight = math.hypot(*(row.weight for row in rows))
+    return {
+        "mean": sum(row.mean for row in rows) / len(rows),
+        "log_spread": sum(row.log_spread for row in rows) / len(rows),
+        "update_ratio": math.hypot(*(row.update for row in rows)) / weight if weight else 0.0,
+    }
+
+
+def _update_norm(
+    optimizer: AdaFisher, group: dict[str, Any], state: dict[str, Tensor], divisor: Divisor, shape: tuple[int, ...]
+) -> Tensor:
+    momentum = state["exp_avg"].view(shape)
+    if optimizer.config.mode != "calibrated":
+        steps = state["step"].clamp(min=1)
+        return (divisor.divide(momentum) / (1 - group["beta"] ** steps)).norm() * group["lr"]
+    # Grafted: the update is as long as the momentum in units of σ, whatever the curvature.
+    steps = state["step"].clamp(min=1)
+    sigma = (state["sigma_sq"] / (1 - group["beta2"] ** steps)).sqrt()
+    length = momentum.flatten(1).norm(dim=1) if len(steps) > 1 else momentum.norm().reshape(1)
+    lengths = length / ((1 - group["beta"] ** steps) * sigma)
+    return torch.where(sigma > 0, lengths, 0.0).norm() * group["lr"]
+
+
+def _log_spread(divisor: Divisor) -> Tensor:
+    def thin(factor: Tensor) -> Tensor:
+        return factor[..., :: max(1, factor.shape[-1] // SAMPLE)]
+
+    sample = Divisor(thin(divisor.rows), thin(divisor.cols), divisor.damping).dense()
+    return sample.clamp(min=torch.finfo(sample.dtype).tiny).log10().std(correction=0)

@@ -1,0 +1,54 @@
+"""Small models that several tests train."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+class Tiny(nn.Module):
+    """Tied embedding and head, LayerNorm, biases, a parameter no module kind knows: every kind of block in one."""
+
+    def __init__(self, vocabulary: int = 11, width: int = 6):
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary, width)
+        self.up, self.norm, self.down = nn.Linear(width, 8), nn.LayerNorm(8), nn.Linear(8, width, bias=False)
+        self.gate = nn.Parameter(torch.randn(width, width) * 0.3)
+        self.head = nn.Linear(width, vocabulary, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids, attention_mask=None):
+        hidden = self.embed(ids)
+        hidden = hidden + self.down(self.norm(self.up(hidden)).tanh())
+        return self.head(hidden + (hidden @ self.gate).tanh())
+
+
+def tiny(seed: int = 0, dtype: torch.dtype = torch.float64) -> Tiny:
+    torch.manual_seed(seed)
+    return Tiny().to(dtype)
+
+
+def tiny_batches(count: int, shape: tuple[int, int] = (4, 5), seed: int = 1) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, 11, shape, generator=generator) for _ in range(count)]
+
+
+def next_token_loss(model: nn.Module, ids: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    logits = model(ids[:, :-1]).flatten(0, 1)
+    return nn.functional.cross_entropy(logits.double(), ids[:, 1:].flatten(), reduction=reduction)
+
+
+def llama(seed: int = 0, **config) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    defaults = dict(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(LlamaConfig(**{**defaults, **config}))

@@ -1,0 +1,100 @@
+"""Wrong input to the optimizer: one clear error that names the mistake and the fix."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from adafisher_hf import AdaFisher, AdaFisherW
+from tests.models import next_token_loss, tiny, tiny_batches
+
+
+def test_no_model():
+    with pytest.raises(ValueError, match="needs the model.*pass model=model"):
+        AdaFisherW(tiny().parameters())
+
+
+def test_nothing_trainable():
+    model = tiny().requires_grad_(False)
+    for params in (model, model.parameters(), [p for p in model.parameters() if p.requires_grad]):
+        with pytest.raises(ValueError, match="nothing trainable"):
+            AdaFisherW(params, model=model)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_foreign_parameters():
+    with pytest.raises(ValueError, match="does not belong to the given Tiny"):
+        AdaFisher(nn.Linear(2, 2).parameters(), model=tiny())
+
+
+def test_sparse_embedding():
+    model = nn.Sequential(nn.Embedding(4, 2, sparse=True))
+    with pytest.raises(ValueError, match=r"0\.weight would get sparse gradients.*sparse=False"):
+        AdaFisherW(model.parameters(), model=model)
+
+
+def test_complex_parameter():
+    model = nn.Linear(2, 2, dtype=torch.complex64)
+    with pytest.raises(ValueError, match="complex parameters are not supported"):
+        AdaFisherW(model.parameters(), model=model)
+
+
+def test_closure():
+    model = tiny()
+    optimizer = AdaFisherW(model.parameters(), model=model)
+    with pytest.raises(ValueError, match="takes no closure"):
+        optimizer.step(lambda: next_token_loss(model, tiny_batches(1)[0]))
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"mode": "papers"}, "papers"),
+        ({"structure": "dense"}, "dense"),
+        ({"gamma": 1.5}, "gamma"),
+        ({"damping": -1.0}, "damping"),
+        ({"update_interval": 0}, "update_interval"),
+        ({"lr": -1.0}, "lr"),
+        ({"weight_decay": -0.1}, "weight_decay"),
+        ({"beta": 1.0}, "beta"),
+    ],
+)
+def test_out_of_range(knobs, message):
+    model = tiny()
+    with pytest.raises(ValueError, match=message):
+        AdaFisherW(model.parameters(), model=model, **knobs)
+
+
+def test_unknown_knob_names_the_closest():
+    model = tiny()
+    with pytest.raises(TypeError, match="gama.*gamma"):
+        AdaFisherW(model.parameters(), model=model, gama=0.9)
+
+
+def test_bad_group_leaves_the_optimizer_as_it_was():
+    model = tiny()
+    optimizer = AdaFisherW([model.up.weight], model=model)
+    with pytest.raises(ValueError):
+        optimizer.add_param_group({"params": [model.gate], "lr": -1.0})
+    assert len(optimizer.param_groups) == 1
+    optimizer.add_param_group({"params": [model.gate]})
+
+
+@pytest.mark.parametrize("form", ["tensors", "named", "groups", "model"])
+def test_params_take_every_form(form):
+    model = tiny()
+    params = {
+        "tensors": lambda: model.parameters(),
+        "named": lambda: model.named_parameters(),
+        "groups": lambda: [{"params": model.parameters(), "lr": 1e-2}],
+        "model": lambda: model,
+    }[form]()
+    optimizer = AdaFisherW(params, model=None if form == "model" else model)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+
+
+def test_curvature_of_a_foreign_tensor():
+    model = tiny()
+    with pytest.raises(ValueError, match="no parameter of this optimizer"):
+        AdaFisherW(model.parameters(), model=model).curvature(torch.zeros(2))

@@ -1,0 +1,95 @@
+"""What must not change the trajectory: the scale of the loss, micro-batches, the kernel, saving and loading."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+
+from adafisher_hf import AdaFisher, AdaFisherW
+from tests.models import next_token_loss, tiny, tiny_batches
+
+STEPS = 20
+
+
+def train(model, optimizer, batches, scale=1.0, micro_batches=1):
+    for ids in batches:
+        optimizer.zero_grad()
+        for part in ids.chunk(micro_batches):
+            (next_token_loss(model, part) * (scale / micro_batches)).backward()
+        optimizer.step()
+    return torch.cat([p.detach().flatten().double() for p in model.parameters()])
+
+
+def trajectory(cls=AdaFisherW, scale=1.0, micro_batches=1, dtype=torch.float64, **knobs):
+    model = tiny(dtype=dtype)
+    knobs = dict(lr=1e-2, weight_decay=0.1, update_warmup=5, update_interval=3) | knobs
+    return train(model, cls(model.parameters(), model=model, **knobs), tiny_batches(STEPS), scale, micro_batches)
+
+
+@pytest.mark.parametrize("cls", [AdaFisher, AdaFisherW])
+@pytest.mark.parametrize("scale", [1e-4, 1e-2, 1e2, 1e4, 65536.0])
+def test_scale_of_the_loss_changes_nothing(cls, scale):
+    torch.testing.assert_close(trajectory(cls, scale), trajectory(cls), rtol=1e-5, atol=1e-9)
+
+
+def test_scale_may_change_between_refreshes():
+    model = tiny()
+    optimizer = AdaFisherW(model.parameters(), model=model, lr=1e-2, update_warmup=0, update_interval=1, beta=0.0, beta2=0.0)
+    other = tiny()
+    other_optimizer = AdaFisherW(other.parameters(), model=other, lr=1e-2, update_warmup=0, update_interval=1, beta=0.0, beta2=0.0)
+    for i, ids in enumerate(tiny_batches(STEPS)):
+        train(model, optimizer, [ids])
+        theta = train(other, other_optimizer, [ids], scale=10.0 ** (i % 5))
+    torch.testing.assert_close(theta, torch.cat([p.detach().flatten() for p in model.parameters()]), rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("micro_batches", [2, 4])
+def test_micro_batches_change_nothing(micro_batches):
+    torch.testing.assert_close(trajectory(micro_batches=micro_batches), trajectory(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("cls", [AdaFisher, AdaFisherW])
+@pytest.mark.parametrize("mode", ["calibrated", "paper", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_kernels_agree(cls, mode, dtype):
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-4, torch.bfloat16: 3e-2}[dtype]
+    lr = 1e-2 if mode == "calibrated" else 1e-4
+    plain, foreach = (trajectory(cls, dtype=dtype, mode=mode, kernel=kernel, lr=lr) for kernel in ("plain", "foreach"))
+    torch.testing.assert_close(foreach, plain, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("mode", ["calibrated", "paper", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_resume_is_bitwise(mode, dtype):
+    batches = tiny_batches(14)
+    knobs = dict(lr=1e-2 if mode == "calibrated" else 1e-4, mode=mode, update_warmup=3, update_interval=4, weight_decay=0.1)
+    model = tiny(dtype=dtype)
+    optimizer = AdaFisherW(model.parameters(), model=model, **knobs)
+    train(model, optimizer, batches[:6])
+    buffer = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, buffer)
+    straight = train(model, optimizer, batches[6:])
+
+    buffer.seek(0)
+    saved = torch.load(buffer, weights_only=True)
+    resumed = tiny(seed=7, dtype=dtype)
+    resumed.load_state_dict(saved["model"])
+    second = AdaFisherW(resumed.parameters(), model=resumed, **knobs)
+    second.load_state_dict(saved["optimizer"])
+    for state in second.state.values():
+        assert all(value.dtype == torch.promote_types(dtype, torch.float32) for value in state.values())
+    assert torch.equal(train(resumed, second, batches[6:]), straight)
+
+
+def test_loading_does_not_share_memory_with_the_saved_state():
+    model = tiny()
+    optimizer = AdaFisherW(model.parameters(), model=model)
+    train(model, optimizer, tiny_batches(1))
+    saved = optimizer.state_dict()
+    before = {key: value.clone() for key, value in saved["state"][0].items()}
+    other = AdaFisherW(model.parameters(), model=model)
+    other.load_state_dict(saved)
+    train(model, other, tiny_batches(2))
+    assert all(torch.equal(saved["state"][0][key], value) for key, value in before.items())
