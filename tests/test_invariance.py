@@ -11,6 +11,13 @@ from adafisher_hf import AdaFisher, AdaFisherW
 from tests.models import next_token_loss, tiny, tiny_batches
 
 STEPS = 20
+STRUCTURES = {
+    "diagonal": {},
+    "kronecker": {"structure": "kronecker", "basis_interval": 2},
+    "rotated": {"structure": "kronecker", "basis_interval": 2, "second_moment": "rotated"},
+    "strided": {"structure": "kronecker", "max_factor_dim": 8, "token_stride": 2},
+}
+every_structure = pytest.mark.parametrize("structure", STRUCTURES)
 
 
 def train(model, optimizer, batches, scale=1.0, micro_batches=1):
@@ -28,10 +35,12 @@ def trajectory(cls=AdaFisherW, scale=1.0, micro_batches=1, dtype=torch.float64, 
     return train(model, cls(model.parameters(), model=model, **knobs), tiny_batches(STEPS), scale, micro_batches)
 
 
+@every_structure
 @pytest.mark.parametrize("cls", [AdaFisher, AdaFisherW])
 @pytest.mark.parametrize("scale", [1e-4, 1e-2, 1e2, 1e4, 65536.0])
-def test_scale_of_the_loss_changes_nothing(cls, scale):
-    torch.testing.assert_close(trajectory(cls, scale), trajectory(cls), rtol=1e-5, atol=1e-9)
+def test_scale_of_the_loss_changes_nothing(cls, scale, structure):
+    knobs = STRUCTURES[structure]
+    torch.testing.assert_close(trajectory(cls, scale, **knobs), trajectory(cls, **knobs), rtol=1e-5, atol=1e-9)
 
 
 def test_scale_may_change_between_refreshes():
@@ -45,9 +54,12 @@ def test_scale_may_change_between_refreshes():
     torch.testing.assert_close(theta, torch.cat([p.detach().flatten() for p in model.parameters()]), rtol=1e-5, atol=1e-9)
 
 
+@every_structure
 @pytest.mark.parametrize("micro_batches", [2, 4])
-def test_micro_batches_change_nothing(micro_batches):
-    torch.testing.assert_close(trajectory(micro_batches=micro_batches), trajectory(), rtol=1e-9, atol=1e-12)
+def test_micro_batches_change_nothing(micro_batches, structure):
+    knobs = STRUCTURES[structure]
+    whole, parts = trajectory(**knobs), trajectory(micro_batches=micro_batches, **knobs)
+    torch.testing.assert_close(parts, whole, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("cls", [AdaFisher, AdaFisherW])
@@ -60,11 +72,18 @@ def test_kernels_agree(cls, mode, dtype):
     torch.testing.assert_close(foreach, plain, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("mode", ["calibrated", "paper", "reference"])
+@every_structure
+def test_kernels_agree_on_every_structure(structure):
+    plain, foreach = (trajectory(kernel=kernel, **STRUCTURES[structure]) for kernel in ("plain", "foreach"))
+    torch.testing.assert_close(foreach, plain, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("setting", [*STRUCTURES, "paper", "reference"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_resume_is_bitwise(mode, dtype):
+def test_resume_is_bitwise(setting, dtype):
     batches = tiny_batches(14)
-    knobs = dict(lr=1e-2 if mode == "calibrated" else 1e-4, mode=mode, update_warmup=3, update_interval=4, weight_decay=0.1)
+    chosen = STRUCTURES.get(setting, {"mode": setting, "lr": 1e-4})
+    knobs = dict(lr=1e-2, update_warmup=3, update_interval=4, weight_decay=0.1) | chosen
     model = tiny(dtype=dtype)
     optimizer = AdaFisherW(model.parameters(), model=model, **knobs)
     train(model, optimizer, batches[:6])

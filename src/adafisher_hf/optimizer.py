@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .config import AdaFisherConfig
-from .curvature import MODES, Block, Blocks
+from .curvature import Block, Blocks, make_mode
+from .curvature.kronecker import Kronecker
 from .curvature.modes import unit_divisor
 from .kernels import KERNELS, Batch, Divisor, Hyper
 
@@ -61,8 +62,9 @@ class AdaFisher(torch.optim.Optimizer):
         if model is None:
             raise ValueError(f"{type(self).__name__} needs the model for its curvature hooks: pass model=model")
         self.config = AdaFisherConfig(**knobs).resolved()
-        self._mode = MODES[self.config.mode]
-        self._blocks = Blocks(model, published=self.config.mode == "reference")
+        self._mode = make_mode(self.config)
+        self._blocks = Blocks(model, self._mode, published=self.config.mode == "reference")
+        self._blocks.gate.stride = self.config.token_stride
         self._finalizer = weakref.finalize(self, _remove, self._blocks.handles)
         group_knobs = {name: getattr(self.config, name) for name in GROUP_KNOBS}
         try:
@@ -193,11 +195,27 @@ class AdaFisher(torch.optim.Optimizer):
         gamma = self._gamma()
         for param in self._params_with_grad():
             block = blocks[id(param)]
-            uses = block.uses(param.grad, fall_back=self._mode.uses_gradient)
+            uses = block.uses(param.grad, self._mode)
             if uses:
                 block.raw_mean = self._mode.refresh(self.state[param], uses, gamma)
                 block.divisor = None
         self._blocks.take_nothing()
+        if isinstance(self._mode, Kronecker):
+            self._update_bases(self._mode)
+
+    def _update_bases(self, mode: Kronecker) -> None:
+        """Every block gets its eigenvectors at the first refresh, then each at a turn of its own: no step stalls."""
+        step, interval = self.param_groups[0]["step"], self.config.basis_interval
+        dense = min(step, self.config.update_warmup)
+        turn = dense + (step // self.config.update_interval - dense // self.config.update_interval)
+        due = [
+            block
+            for i, block in enumerate(self._blocks)
+            if block.parameter in self.state and (turn == 0 or (turn + i) % interval == 0)
+        ]
+        mode.update_bases([(self.state[block.parameter], block.layouts) for block in due])
+        for block in due:
+            block.divisor = None
 
     def _update(self, blocks: dict[int, Block]) -> None:
         batches: dict[tuple, Batch] = defaultdict(Batch)

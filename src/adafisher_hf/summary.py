@@ -56,11 +56,17 @@ def by_parameter(optimizer: AdaFisher) -> list[ParameterSummary]:
 
 
 def summarize(optimizer: AdaFisher) -> dict[str, dict[str, float]]:
-    """By kind of layer: ``mean`` and ``log_spread`` averaged over its parameters, and ``update_ratio`` ‖αu‖/‖θ‖."""
+    """By kind of layer: ``mean`` and ``log_spread`` averaged over its parameters, and ``update_ratio`` ‖αu‖/‖θ‖.
+
+    With the kronecker structure also how many eigendecompositions failed and kept their old basis.
+    """
     kinds: dict[str, list[ParameterSummary]] = defaultdict(list)
     for row in by_parameter(optimizer):
         kinds[row.kind].append(row)
-    return {kind: _summarize_kind(rows) for kind, rows in kinds.items()}
+    summary = {kind: _summarize_kind(rows) for kind, rows in kinds.items()}
+    if optimizer.config.structure == "kronecker":
+        summary["kronecker"] = {"failed_bases": float(optimizer._mode.failures)}
+    return summary
 
 
 def _summarize_kind(rows: list[ParameterSummary]) -> dict[str, float]:

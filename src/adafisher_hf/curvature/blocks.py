@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..kernels.divisor import Divisor
 from .capture import Gate, Tap
 from .layers import KINDS, LayerKind, Layout, gradient_layout
-from .modes import Use, gradient_sums
+from .modes import Mode, Use, gradient_sums
 from .padding import Padding
 from .published import PUBLISHED_KINDS, PublishedTap
 
@@ -73,20 +73,15 @@ class Block:
         """Looked up anew each time: FSDP2 replaces the parameters of a module."""
         return getattr(self.owners[0].module, self.owners[0].attribute)
 
-    def uses(self, grad: Tensor, fall_back: bool) -> list[Use]:
-        """What came in since the last refresh; from the gradient where no tap saw the backward pass.
-
-        Args:
-            grad: the parameter's gradient.
-            fall_back: whether the mode takes gradients instead of activations at all.
-        """
+    def uses(self, grad: Tensor, mode: Mode) -> list[Use]:
+        """What came in since the last refresh; from the gradient where no tap saw the backward pass."""
         uses = [Use(tap.sums, layout) for tap, layout in zip(self.taps, self.layouts, strict=False)]
         if any(use.sums is not None for use in uses):
             return uses
-        if not fall_back:
+        if not mode.uses_gradient:
             return []
-        dtype = torch.promote_types(grad.dtype, torch.float32)
-        return [Use(gradient_sums(grad.to(dtype).reshape(self.layouts[0].shape), self.layouts[0]), self.layouts[0])]
+        layout, dtype = self.layouts[0], torch.promote_types(grad.dtype, torch.float32)
+        return [Use(gradient_sums(grad.to(dtype).reshape(layout.shape), layout, mode.dense_sides(layout)), layout)]
 
 
 @dataclass
@@ -94,6 +89,7 @@ class Blocks:
     """All blocks of a model, and the hooks that feed them."""
 
     model: nn.Module
+    mode: Mode
     published: bool = False
     handles: list = field(default_factory=list)
 
@@ -138,7 +134,10 @@ class Blocks:
     def _block(self, owners: list[Owner], parameter: Tensor) -> Block:
         known = [owner for owner in owners if owner.kind is not None]
         layouts = [owner.layout for owner in known if owner.layout] or [gradient_layout(parameter)]
-        return Block(owners, [self._tap(owner) for owner in known], layouts)
+        taps = [self._tap(owner) for owner in known]
+        for tap, layout in zip(taps, layouts, strict=False):
+            tap.dense |= {getattr(layout, side) for side in self.mode.dense_sides(layout)}
+        return Block(owners, taps, layouts)
 
     def _tap(self, owner: Owner) -> Tap:
         tap = self._taps.get(id(owner.module))

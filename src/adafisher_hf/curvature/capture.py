@@ -7,6 +7,7 @@ recomputed one (activation checkpointing) is counted once.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +15,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .factors import Sums, second_moment, wide
-from .layers import LayerKind, OneHot
+from .factors import Sums, every, second_moment, wide
+from .layers import LayerKind, OneHot, Rows
 from .padding import Padding
 
 
@@ -24,8 +25,10 @@ class Gate:
     """What all taps of a model share. Nothing here refers to the optimizer, so that hooks cannot keep it alive."""
 
     padding: Padding
+    stride: int = 1  # statistics of every so many tokens
     active: bool = True
     inverse_scale: Callable[[], Tensor | float] | None = None  # of the loss scaler, where the mode needs it
+    last_input: tuple | None = None  # (weak reference, version, kind of moment) and moment of the last input
 
 
 class Tap:
@@ -33,6 +36,7 @@ class Tap:
 
     def __init__(self, kind: LayerKind, gate: Gate, mask_name: str):
         self.kind, self.gate, self.mask_name = kind, gate, mask_name
+        self.dense: set[str] = set()  # "input" and "output" where a block wants the full factor
         self.sums: Sums | None = None
 
     def attach(self, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
@@ -51,12 +55,14 @@ class Tap:
         rows = self.kind.inputs(module, args, output)
         if rows is None:
             return
-        weights = self._weights(module, args, output, rows)
-        output.register_hook(partial(self.backward, module, second_moment(rows, weights), weights))
+        weights = self._weights(module, args, output, rows)[:: self.gate.stride]
+        moment = self._input_moment(args[0], every(rows, self.gate.stride), weights)
+        output.register_hook(partial(self.backward, module, moment, weights))
 
     @torch.no_grad()
     def backward(self, module: nn.Module, inputs: Tensor, weights: Tensor, grad_output: Tensor) -> None:
-        outputs = second_moment(self.kind.outputs(module, grad_output), weights)
+        rows = every(self.kind.outputs(module, grad_output), self.gate.stride)
+        outputs = second_moment(rows, weights, "output" in self.dense)
         if self.gate.inverse_scale is not None:
             outputs = outputs * self.gate.inverse_scale() ** 2
         self.commit(Sums(inputs, outputs, weights.sum()))
@@ -68,6 +74,20 @@ class Tap:
             value = torch.where(finite, value, torch.zeros_like(value))
             setattr(new, name, value if self.sums is None else getattr(self.sums, name) + value)
         self.sums = new
+
+    def _input_moment(self, x: Tensor, rows: Rows, weights: Tensor) -> Tensor:
+        """Σh² or Σhhᵀ; query, key and value (and gate and up) read the same input, which is measured once."""
+        dense = "input" in self.dense
+        if torch.compiler.is_compiling() or not dense:
+            return second_moment(rows, weights, dense)
+        key = (self.kind.name, self.mask_name, weights.dtype)
+        if self.gate.last_input is not None:
+            reference, version, seen, moment = self.gate.last_input
+            if reference() is x and version == x._version and seen == key:
+                return moment
+        moment = second_moment(rows, weights, dense)
+        self.gate.last_input = (weakref.ref(x), x._version, key, moment)
+        return moment
 
     def _weights(self, module: nn.Module, args: tuple, output: Tensor, rows: Tensor | OneHot) -> Tensor:
         dtype, tokens = wide(output.dtype), self.kind.tokens(module, args, output)

@@ -15,8 +15,8 @@ class Sums:
     """Raw sums over tokens of one layer; two of them add up, over calls, micro-batches and ranks.
 
     Attributes:
-        input: Σ h², shape (stack, d_in).
-        output: Σ δ², shape (stack, d_out).
+        input: Σ h², shape (stack, d_in), or Σ hhᵀ, shape (stack, d_in, d_in).
+        output: Σ δ², shape (stack, d_out), or Σ δδᵀ, shape (stack, d_out, d_out).
         rows: number of tokens, shape ().
     """
 
@@ -30,13 +30,23 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def second_moment(rows: Rows, weights: Tensor) -> Tensor:
-    """Σ_t w_t x_t², the diagonal second moment: (stack, features).
+def second_moment(rows: Rows, weights: Tensor, dense: bool = False) -> Tensor:
+    """Σ_t w_t x_t², (stack, features), or Σ_t w_t x_t x_tᵀ, (stack, features, features).
 
     Args:
         rows: (stack, tokens, features), or one-hot ids.
         weights: (tokens,), 0 for padding, 1 otherwise.
+        dense: the full second moment instead of its diagonal.
     """
     if isinstance(rows, OneHot):
-        return weights.new_zeros(rows.size).index_add_(0, rows.ids, weights).unsqueeze(0)
-    return weights @ rows.to(weights.dtype).square()
+        counts = weights.new_zeros(1, rows.size).index_add_(1, rows.ids, weights.unsqueeze(0))
+        return torch.diag_embed(counts) if dense else counts
+    rows = rows.to(weights.dtype)
+    return (rows * weights.unsqueeze(-1)).mT @ rows if dense else weights @ rows.square()
+
+
+def every(rows: Rows, stride: int) -> Rows:
+    """Every ``stride``-th token."""
+    if isinstance(rows, OneHot):
+        return OneHot(rows.ids[::stride], rows.size)
+    return rows[:, ::stride]

@@ -47,6 +47,10 @@ class Mode:
         """The divisor that the state stands for."""
         raise NotImplementedError
 
+    def dense_sides(self, layout: Layout) -> tuple[str, ...]:
+        """Which sides of a parameter, ``"row"`` and ``"col"``, have a full factor instead of a diagonal one."""
+        return ()
+
 
 class Calibrated(Mode):
     """F̂ = F / mean(F) + τ, from bias-corrected averages of statistics that are normalised one refresh at a time."""
@@ -60,17 +64,16 @@ class Calibrated(Mode):
         state[f"factor_weight_{index}"] = like.new_zeros(stack if layout.independent else 1, 1)
 
     def refresh(self, state: State, uses: list[Use], gamma: float) -> Tensor:
-        fired = {k: (*_row_and_col(use.sums, use.layout), use) for k, use in enumerate(uses) if use.sums is not None}
+        fired = {k: (*self._row_and_col(use), use) for k, use in enumerate(uses) if use.sums is not None}
         means = {k: _block_mean(row, col, use.layout) / use.sums.rows for k, (row, col, use) in fired.items()}
         total = torch.stack([mean.nan_to_num(0.0) for mean in means.values()]).sum(0)
         for k, (row, col, use) in fired.items():
-            col_mean = col.mean(-1, keepdim=True) if use.layout.independent else col.mean().reshape(1, 1)
+            col_mean = diagonal(col).mean(-1, keepdim=True)
+            col_mean = col_mean if use.layout.independent else col_mean.mean(0, keepdim=True)
             valid = torch.isfinite(means[k]) & (total > 0)
             gain = valid.to(row.dtype) * (1 - gamma)
-            new_row = torch.where(valid, row * (col_mean / (use.sums.rows * total)), 0.0)
-            new_col = torch.where(valid, col / col_mean, 0.0)
-            state[f"row_factor_{k}"].lerp_(new_row, gain)
-            state[f"col_factor_{k}"].lerp_(new_col, gain)
+            _average(state[f"row_factor_{k}"], row, col_mean / (use.sums.rows * total), valid, gain)
+            _average(state[f"col_factor_{k}"], col, 1 / col_mean, valid, gain)
             state[f"factor_weight_{k}"].lerp_(torch.ones_like(gain), gain)
         return total
 
@@ -78,10 +81,18 @@ class Calibrated(Mode):
         owners = range(len(layouts))
         rows = [_ratio(state[f"row_factor_{k}"], state[f"factor_weight_{k}"]) for k in owners]
         cols = [_ratio(state[f"col_factor_{k}"], state[f"factor_weight_{k}"]) for k in owners]
-        total = torch.stack([_block_mean(row, col, layouts[0]) for row, col in zip(rows, cols, strict=True)]).sum(0)
+        return self._normalised(rows, cols, layouts[0], damping)
+
+    def _row_and_col(self, use: Use) -> tuple[Tensor, Tensor]:
+        row, col = _row_and_col(use.sums, use.layout)
+        dense = self.dense_sides(use.layout)
+        return (row if "row" in dense else diagonal(row)), (col if "col" in dense else diagonal(col))
+
+    def _normalised(self, rows: list[Tensor], cols: list[Tensor], layout: Layout, damping: float) -> Divisor:
+        total = torch.stack([_block_mean(row, col, layout) for row, col in zip(rows, cols, strict=True)]).sum(0)
         return Divisor(
             rows=torch.stack([_ratio(row, total) for row in rows]),
-            cols=torch.stack([col.expand(row.shape[0], -1) for row, col in zip(rows, cols, strict=True)]),
+            cols=torch.stack(cols),
             damping=_damping_or_one(total > 0, damping, total),
         )
 
@@ -151,25 +162,26 @@ class Reference(Paper):
         return Divisor(torch.stack(rows), torch.stack(cols), rows[0].new_full((1, 1, 1), damping))
 
 
-MODES: dict[str, Mode] = {"calibrated": Calibrated(), "paper": Paper(), "reference": Reference()}
-
-
 def unit_divisor(layout: Layout, like: Tensor) -> Divisor:
     """D = 1, for a parameter without curvature in a mode that has no fallback."""
     stack, rows, cols = layout.shape
     return Divisor(like.new_zeros(1, stack, rows), like.new_zeros(1, stack, cols), like.new_ones(1, 1, 1))
 
 
-def gradient_sums(grad: Tensor, layout: Layout) -> Sums:
-    """The rank-1 fallback: row and column sums of g² in place of Σδ² and Σh², the exact diagonal for vectors.
+def gradient_sums(grad: Tensor, layout: Layout, dense: tuple[str, ...] = ()) -> Sums:
+    """The fallback: row and column sums of g² in place of Σδ² and Σh², the exact diagonal for vectors.
 
     Args:
         grad: the gradient, viewed as ``layout.shape``.
+        dense: sides that get GGᵀ or GᵀG, of which the sums are the diagonal.
     """
     squared = grad.square()
     if layout.elementwise:
         return Sums(torch.ones_like(squared[..., 0]), squared[..., 0], squared.new_ones(()))
-    sides = {layout.col: squared.sum(1), layout.row: squared.sum(2)}
+    sides = {
+        layout.col: grad.mT @ grad if "col" in dense else squared.sum(1),
+        layout.row: grad @ grad.mT if "row" in dense else squared.sum(2),
+    }
     rows = squared.sum((1, 2)).unsqueeze(-1) if layout.independent else squared.sum()
     return Sums(sides.get("input", rows), sides.get("output", rows), rows)
 
@@ -185,8 +197,20 @@ def _row_and_col(sums: Sums, layout: Layout) -> tuple[Tensor, Tensor]:
 
 def _block_mean(row: Tensor, col: Tensor, layout: Layout) -> Tensor:
     """mean(row ⊗ col) = mean(row) · mean(col): one number a block, shape (blocks, 1)."""
-    mean = row.mean(-1, keepdim=True) * col.mean(-1, keepdim=True)
+    mean = diagonal(row).mean(-1, keepdim=True) * diagonal(col).mean(-1, keepdim=True)
     return mean if layout.independent else mean.mean(0, keepdim=True)
+
+
+def _average(average: Tensor, new: Tensor, factor: Tensor, valid: Tensor, gain: Tensor) -> None:
+    """average ← average + gain (factor · new - average), and unchanged where the new statistics are not valid."""
+    if average.dim() == 3:
+        factor, valid, gain = factor.unsqueeze(-1), valid.unsqueeze(-1), gain.unsqueeze(-1)
+    average.lerp_(torch.where(valid, new * factor, average), gain)
+
+
+def diagonal(factor: Tensor) -> Tensor:
+    """(stack, d) of a factor that is dense, (stack, d, d), or diagonal already."""
+    return factor.diagonal(dim1=-2, dim2=-1) if factor.dim() == 3 else factor
 
 
 def _side(use: Use, side: Side) -> Tensor:

@@ -9,21 +9,53 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Basis:
+    """An orthogonal basis of the rows and one of the columns of a parameter; None stands for the identity.
+
+    Attributes:
+        rows: eigenvectors as columns, (stack, R, R).
+        cols: the same, (stack, C, C).
+    """
+
+    rows: Tensor | None = None
+    cols: Tensor | None = None
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """Q_rowsᵀ x Q_cols: into the basis."""
+        x = x if self.rows is None else self.rows.mT @ x
+        return x if self.cols is None else x @ self.cols
+
+    def rotate_back(self, x: Tensor) -> Tensor:
+        """Q_rows x Q_colsᵀ: out of the basis."""
+        x = x if self.rows is None else self.rows @ x
+        return x if self.cols is None else x @ self.cols.mT
+
+
+@dataclass(frozen=True)
 class Divisor:
-    """D = Σ_k rows_k ⊗ cols_k + damping, for a parameter seen as a stack of matrices.
+    """D = Σ_k rows_k ⊗ cols_k + damping in a basis, for a parameter seen as a stack of matrices.
 
     Attributes:
         rows: (owners, stack, R).
         cols: (owners, stack, C).
         damping: broadcasts to (stack, 1, 1).
+        basis: where D is diagonal.
+        second_moment: EMA of the squared rotated gradient, (stack, R, C), each gradient in units of its own RMS; where
+            it is given, D is its square root relative to its mean instead of the sum of products.
+        decay: of that EMA.
     """
 
     rows: Tensor
     cols: Tensor
     damping: Tensor
+    basis: Basis = Basis()
+    second_moment: Tensor | None = None
+    decay: float = 0.95
 
     def dense(self, out: Tensor | None = None) -> Tensor:
         """D at full size, (stack, R, C), written into ``out`` where one is given."""
+        if self.second_moment is not None:
+            return self._from_second_moment(self.second_moment, out)
         rows, cols = self.rows.unsqueeze(-1), self.cols.unsqueeze(-2)
         out = torch.mul(rows[0], cols[0], out=out)
         for row, col in zip(rows[1:], cols[1:], strict=True):
@@ -31,12 +63,41 @@ class Divisor:
         return out.add_(self.damping)
 
     def divide(self, momentum: Tensor, out: Tensor | None = None) -> Tensor:
-        """momentum / D, using no memory but ``out``."""
+        """momentum / D, in the basis of D and back; without a basis it uses no memory but ``out``."""
         out = self.dense(out)
-        return torch.div(momentum, out, out=out)
+        torch.div(self.basis.rotate(momentum), out, out=out)
+        back = self.basis.rotate_back(out)
+        return out if back is out else out.copy_(back)
+
+    def observe(self, grad: Tensor, grad_sq: Tensor) -> None:
+        """Takes a gradient into the second moment where D has one; a gradient that is not finite changes nothing.
+
+        Args:
+            grad: (stack, R, C).
+            grad_sq: Σ g², shape ().
+        """
+        if self.second_moment is None:
+            return
+        valid = torch.isfinite(grad_sq) & (grad_sq > 0)
+        squared = self.basis.rotate(grad.to(self.second_moment.dtype)).square_()
+        squared.mul_(grad.numel() / grad_sq)
+        old = self.second_moment
+        old.lerp_(torch.where(valid, squared, old), 1 - self.decay)
 
     def blocks(self) -> list[Divisor]:
         """One divisor for each matrix of the stack, for parameters whose matrices are blocks of their own."""
         stack = self.rows.shape[1]
-        damping = self.damping.expand(stack, 1, 1)
-        return [Divisor(self.rows[:, i : i + 1], self.cols[:, i : i + 1], damping[i : i + 1]) for i in range(stack)]
+        return [self._slice(i, self.damping.expand(stack, 1, 1)) for i in range(stack)]
+
+    def _slice(self, i: int, damping: Tensor) -> Divisor:
+        def pick(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x[i : i + 1]
+
+        basis = Basis(pick(self.basis.rows), pick(self.basis.cols))
+        rows, cols = self.rows[:, i : i + 1], self.cols[:, i : i + 1]
+        return Divisor(rows, cols, damping[i : i + 1], basis, pick(self.second_moment), self.decay)
+
+    def _from_second_moment(self, second_moment: Tensor, out: Tensor | None) -> Tensor:
+        mean = second_moment.mean((1, 2), keepdim=True)
+        out = torch.div(second_moment, torch.where(mean > 0, mean, 1.0), out=out)
+        return out.sqrt_().add_(self.damping)

@@ -24,6 +24,8 @@ def update(batch: Batch, hyper: Hyper) -> None:
     torch._foreach_copy_(batch.steps, list(steps.unbind()))
     sigma = _sigma(batch, hyper, grad_sq, finite, steps) if hyper.calibrated else torch.ones_like(grad_sq)
     correction = 1 - hyper.beta ** steps.clamp(min=1)
+    for divisor, grad, squares in zip(batch.divisors, batch.grads, batch.grad_sqs, strict=True):
+        divisor.observe(grad, squares)
     for bucket in _buckets(batch.params):
         _update_bucket(batch, bucket, hyper, sigma[bucket], correction[bucket], finite[bucket])
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .batch import Batch, Hyper
+from .divisor import Divisor
 
 
 def update(batch: Batch, hyper: Hyper) -> None:
@@ -22,13 +23,14 @@ def _update(batch: Batch, i: int, hyper: Hyper) -> None:
     param, exp_avg, step = batch.params[i], batch.exp_avgs[i], batch.steps[i]
     theta, grad = param.to(exp_avg.dtype), batch.grads[i].to(exp_avg.dtype)
     step += 1
+    batch.divisors[i].observe(grad, batch.grad_sqs[i])
     sigma = _sigma(batch, i, hyper) if hyper.calibrated else torch.ones_like(exp_avg[0, 0, 0])
     if not hyper.decoupled:
         grad = grad + hyper.weight_decay * sigma * theta
     exp_avg.lerp_(grad, 1 - hyper.beta)
     momentum = exp_avg / (1 - hyper.beta ** step.item())
-    divisor = batch.divisors[i].dense()
-    update = _grafted(momentum, sigma, divisor) if hyper.calibrated else momentum / divisor
+    divisor = batch.divisors[i]
+    update = _grafted(momentum, sigma, divisor) if hyper.calibrated else _divided(momentum, divisor)
     if hyper.decoupled:
         update = update + hyper.weight_decay * theta
     param.copy_(theta - hyper.lr * update)
@@ -41,8 +43,13 @@ def _sigma(batch: Batch, i: int, hyper: Hyper) -> Tensor:
     return torch.maximum(corrected.sqrt(), hyper.sigma_floor)
 
 
-def _grafted(momentum: Tensor, sigma: Tensor, divisor: Tensor) -> Tensor:
+def _divided(momentum: Tensor, divisor: Divisor) -> Tensor:
+    basis = divisor.basis
+    return basis.rotate_back(basis.rotate(momentum) / divisor.dense())
+
+
+def _grafted(momentum: Tensor, sigma: Tensor, divisor: Divisor) -> Tensor:
     a = momentum / sigma if sigma > 0 else torch.zeros_like(momentum)
-    u = a / divisor
+    u = _divided(a, divisor)
     length = u.norm()
     return u * (a.norm() / length) if length > 0 else torch.zeros_like(u)

@@ -1,0 +1,8 @@
+"""``python -m adafisher_hf``, for launchers that take a module: ``accelerate launch -m adafisher_hf run train.py``."""
+
+import sys
+
+from adafisher_hf.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
