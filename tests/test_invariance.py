@@ -13,8 +13,8 @@ from tests.models import next_token_loss, tiny, tiny_batches
 STEPS = 20
 STRUCTURES = {
     "diagonal": {},
-    "kronecker": {"structure": "kronecker", "basis_interval": 2},
-    "rotated": {"structure": "kronecker", "basis_interval": 2, "second_moment": "rotated"},
+    "kronecker": {"structure": "kronecker", "basis_interval": 2, "token_stride": 1},
+    "rotated": {"structure": "kronecker", "basis_interval": 2, "second_moment": "rotated", "token_stride": 1},
     "strided": {"structure": "kronecker", "max_factor_dim": 8, "token_stride": 2},
 }
 every_structure = pytest.mark.parametrize("structure", STRUCTURES)

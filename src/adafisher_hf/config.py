@@ -32,6 +32,8 @@ MODE_DEFAULTS: dict[str, dict[str, Any]] = {
     "reference": {"damping": 1e-3, "gamma": 0.8, "update_warmup": 0},
 }
 
+STRUCTURE_DEFAULTS: dict[str, dict[str, Any]] = {"diagonal": {"token_stride": 1}, "kronecker": {"token_stride": 4}}
+
 TRAINER_ARGUMENTS = {"lr": "learning_rate", "learning_rate": "learning_rate", "weight_decay": "weight_decay"}
 
 
@@ -100,7 +102,9 @@ class AdaFisherConfig:
         SECOND_MOMENTS,
         "kronecker: curvature in the basis from the factors' eigenvalues, or an average of the squared rotated gradient",
     )
-    token_stride: int = _knob(1, Interval(1), "take the statistics of every so many tokens")
+    token_stride: int | None = _knob(
+        None, Interval(1), "take the statistics of every so many tokens of a sequence (diagonal: 1; kronecker: 4)"
+    )
     kernel: str = _knob("auto", KERNELS, "implementation of the update")
 
     # Keys of a newer version, so that a load and a save lose nothing.
@@ -113,8 +117,8 @@ class AdaFisherConfig:
             raise ValueError(f"structure='kronecker' needs mode='calibrated', got mode={self.mode!r}")
 
     def resolved(self) -> AdaFisherConfig:
-        """The same with the mode's defaults in place of None."""
-        defaults = MODE_DEFAULTS[self.mode]
+        """The same with the defaults of its mode and structure in place of None."""
+        defaults = {**MODE_DEFAULTS[self.mode], **STRUCTURE_DEFAULTS[self.structure]}
         return self._with({key: value for key, value in defaults.items() if getattr(self, key) is None})
 
     def to_dict(self) -> dict[str, Any]:

@@ -55,13 +55,18 @@ class Tap:
         rows = self.kind.inputs(module, args, output)
         if rows is None:
             return
-        weights = self._weights(module, args, output, rows)[:: self.gate.stride]
-        moment = self._input_moment(args[0], every(rows, self.gate.stride), weights)
-        output.register_hook(partial(self.backward, module, moment, weights))
+        tokens = self.kind.tokens(module, args, output)
+        # Rows that stand for whole examples (a pooled classifier's) are few, and all count.
+        stride = 1 if tokens is not None and len(tokens) < 2 else self.gate.stride
+        weights = self._weights(module, tokens, output, rows)[::stride]
+        moment = self._input_moment(args[0], every(rows, stride), weights)
+        output.register_hook(partial(self.backward, module, moment, weights, stride))
 
     @torch.no_grad()
-    def backward(self, module: nn.Module, inputs: Tensor, weights: Tensor, grad_output: Tensor) -> None:
-        rows = every(self.kind.outputs(module, grad_output), self.gate.stride)
+    def backward(
+        self, module: nn.Module, inputs: Tensor, weights: Tensor, stride: int, grad_output: Tensor
+    ) -> None:
+        rows = every(self.kind.outputs(module, grad_output), stride)
         outputs = second_moment(rows, weights, "output" in self.dense)
         if self.gate.inverse_scale is not None:
             outputs = outputs * self.gate.inverse_scale() ** 2
@@ -80,7 +85,7 @@ class Tap:
         dense = "input" in self.dense
         if torch.compiler.is_compiling() or not dense:
             return second_moment(rows, weights, dense)
-        key = (self.kind.name, self.mask_name, weights.dtype)
+        key = (self.kind.name, self.mask_name, len(weights), weights.dtype)
         if self.gate.last_input is not None:
             reference, version, seen, moment = self.gate.last_input
             if reference() is x and version == x._version and seen == key:
@@ -89,8 +94,8 @@ class Tap:
         self.gate.last_input = (weakref.ref(x), x._version, key, moment)
         return moment
 
-    def _weights(self, module: nn.Module, args: tuple, output: Tensor, rows: Tensor | OneHot) -> Tensor:
-        dtype, tokens = wide(output.dtype), self.kind.tokens(module, args, output)
+    def _weights(self, module: nn.Module, tokens: torch.Size | None, output: Tensor, rows: Rows) -> Tensor:
+        dtype = wide(output.dtype)
         mask = self.gate.padding.weights(self.mask_name, tokens)
         count = rows.ids.numel() if isinstance(rows, OneHot) else rows.shape[1]
         weights = output.new_ones(count, dtype=dtype) if mask is None else mask.to(output.device, dtype)

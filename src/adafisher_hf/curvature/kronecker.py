@@ -27,7 +27,8 @@ class Kronecker(Calibrated):
 
     Args:
         max_factor_dim: a side longer than this keeps a diagonal factor.
-        rotated: the curvature in the basis is an EMA of the squared rotated gradient, not a product of eigenvalues.
+        rotated: the curvature in the basis is an EMA of the squared rotated gradient, not a product of eigenvalues,
+            where both sides are dense. (Rows of an embedding are too unlike each other for it: measured, 0.6 nats.)
         decay: of that EMA.
     """
 
@@ -49,7 +50,7 @@ class Kronecker(Calibrated):
             state[f"{side}_factor_{index}"] = like.new_zeros(layout.shape[0], length, length)
             eye = torch.eye(length, dtype=like.dtype, device=like.device)
             state[f"{side}_basis"] = eye.repeat(layout.shape[0], 1, 1)
-        if self.rotated and self.dense_sides(layout):
+        if self.rotated and self.dense_sides(layout) == SIDES:
             state["rotated_sq"] = like.new_zeros(layout.shape)
 
     @torch.no_grad()

@@ -1,0 +1,238 @@
+"""Registration: names in transformers, round trips of TrainingArguments, and everything restored afterwards."""
+
+import copy
+import dataclasses
+import importlib
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments, Trainer, TrainingArguments, trainer_optimizer
+from transformers.modelcard import TrainingSummary
+from transformers.training_args import OptimizerNames
+
+import adafisher_hf
+
+from .snapshots import snapshot
+
+NAMES = ("adafisher", "adafisherw")
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    yield
+    adafisher_hf.register()
+
+
+def training_arguments(tmp_path, cls=TrainingArguments, **kwargs):
+    kwargs = {"output_dir": str(tmp_path), "optim": "adafisherw", "use_cpu": True, "report_to": "none", **kwargs}
+    return cls(**kwargs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_members(name):
+    member = OptimizerNames(name)
+    assert member is OptimizerNames[name.upper()] is getattr(OptimizerNames, name.upper())
+    assert (member.name, member.value, str.__str__(member)) == (name.upper(), name, name)
+    assert isinstance(member, OptimizerNames)
+    assert member in list(OptimizerNames)
+    assert member in OptimizerNames
+    assert name in OptimizerNames._value2member_map_
+    assert len(OptimizerNames) == len(list(OptimizerNames))
+    assert copy.deepcopy(member) is member
+    assert pickle.loads(pickle.dumps(member)) is member
+
+
+def in_fresh_process(code):
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
+
+
+def test_unregister_restores_transformers_exactly():
+    in_fresh_process("""
+from tests.integrations.snapshots import snapshot
+before = snapshot()
+import adafisher_hf
+assert snapshot() != before
+adafisher_hf.unregister()
+after = snapshot()
+for key in before:
+    assert after[key] == before[key], key
+adafisher_hf.register()
+adafisher_hf.register()
+adafisher_hf.unregister()
+adafisher_hf.unregister()
+assert snapshot() == before
+""")
+
+
+def test_unregistered_names_are_refused(tmp_path):
+    adafisher_hf.unregister()
+    assert not adafisher_hf.is_registered()
+    with pytest.raises(ValueError, match="adafisherw is not a valid OptimizerNames"):
+        training_arguments(tmp_path)
+    assert not hasattr(OptimizerNames, "ADAFISHERW")
+    adafisher_hf.register()
+    assert adafisher_hf.is_registered()
+    assert training_arguments(tmp_path).optim == "adafisherw"
+
+
+def test_registering_again_changes_nothing():
+    before = snapshot()
+    adafisher_hf.register()
+    importlib.reload(adafisher_hf)
+    assert snapshot() == before
+
+
+def test_a_second_import_takes_over(tmp_path, model):
+    ours = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "adafisher_hf"}
+    for name in ours:
+        del sys.modules[name]
+    try:
+        second = importlib.import_module("adafisher_hf")
+        cls, _ = Trainer.get_optimizer_cls_and_kwargs(training_arguments(tmp_path), model)
+        assert cls is second.AdaFisherW is not adafisher_hf.AdaFisherW
+        second.unregister()
+        assert not hasattr(Trainer.get_optimizer_cls_and_kwargs, "__wrapped__")
+        assert not hasattr(TrainingArguments.__post_init__, "__wrapped__")
+    finally:
+        sys.modules.update(ours)
+
+
+def test_a_patch_over_ours_is_left_alone(tmp_path, monkeypatch):
+    ours = Trainer.get_optimizer_cls_and_kwargs
+    monkeypatch.setattr(Trainer, "get_optimizer_cls_and_kwargs", staticmethod(lambda *args: ours(*args)))
+    theirs = vars(Trainer)["get_optimizer_cls_and_kwargs"]
+    adafisher_hf.unregister()
+    assert vars(Trainer)["get_optimizer_cls_and_kwargs"] is theirs
+    cls, _ = Trainer.get_optimizer_cls_and_kwargs(training_arguments(tmp_path, optim="sgd"))
+    assert cls is torch.optim.SGD
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("arguments", [TrainingArguments, Seq2SeqTrainingArguments])
+def test_training_arguments_round_trips(tmp_path, name, arguments):
+    args = training_arguments(tmp_path, arguments, optim=name, optim_args="gamma=0.9, damping=0.2")
+    assert args.optim is OptimizerNames(name)
+    assert args.to_dict()["optim"] == name
+    assert json.loads(args.to_json_string())["optim"] == name
+    for copied in (copy.deepcopy(args), pickle.loads(pickle.dumps(args))):
+        assert copied.optim is args.optim
+        assert copied.optim_args == args.optim_args
+    assert arguments(**_init_values(args)).optim is args.optim
+
+
+def _init_values(args):
+    names = {field.name for field in dataclasses.fields(args) if field.init}
+    return {key: value for key, value in args.to_dict().items() if key in names}
+
+
+@pytest.mark.parametrize("arguments", [TrainingArguments, Seq2SeqTrainingArguments])
+def test_argument_parser(tmp_path, arguments):
+    argv = ["--output_dir", str(tmp_path), "--use_cpu", "--optim", "adafisherw", "--optim_args", "gamma=0.9"]
+    (args,) = HfArgumentParser(arguments).parse_args_into_dataclasses(argv)
+    assert (args.optim, args.optim_args) == (OptimizerNames.ADAFISHERW, "gamma=0.9")
+    assert "adafisherw" in HfArgumentParser(arguments).format_help()
+
+
+def test_argument_parser_reads_json(tmp_path):
+    file = tmp_path / "args.json"
+    file.write_text(json.dumps({"output_dir": str(tmp_path), "use_cpu": True, "optim": "adafisher"}))
+    (args,) = HfArgumentParser(TrainingArguments).parse_json_file(str(file))
+    assert args.optim is OptimizerNames.ADAFISHER
+
+
+def test_set_optimizer(tmp_path, model):
+    args = training_arguments(tmp_path, optim="sgd")
+    args.set_optimizer(name="adafisherw", learning_rate=1e-2, weight_decay=0.1, beta1=0.8, args="gamma=0.7")
+    cls, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
+    assert cls is adafisher_hf.AdaFisherW
+    assert (kwargs["lr"], kwargs["beta"], kwargs["gamma"]) == (1e-2, 0.8, 0.7)
+
+
+@pytest.mark.parametrize(("name", "cls"), [("adafisher", "AdaFisher"), ("adafisherw", "AdaFisherW")])
+def test_class_and_kwargs(tmp_path, model, name, cls):
+    args = training_arguments(tmp_path, optim=name, learning_rate=3e-4, optim_args="damping = 0.2,update_interval=5")
+    got, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
+    assert got is getattr(adafisher_hf, cls)
+    assert kwargs.pop("lr") == 3e-4
+    assert kwargs.pop("network") is model
+    assert kwargs == adafisher_hf.AdaFisherConfig(damping=0.2, update_interval=5).to_dict()
+
+
+def test_adam_beta1_is_beta_unless_optim_args_says_otherwise(tmp_path, model):
+    def beta(**kwargs):
+        return Trainer.get_optimizer_cls_and_kwargs(training_arguments(tmp_path, **kwargs), model)[1]["beta"]
+
+    assert beta() == 0.9
+    assert beta(adam_beta1=0.8) == 0.8
+    assert beta(adam_beta1=0.8, optim_args="beta=0.9") == 0.9
+
+
+def test_the_handler_alone_does_the_same(tmp_path, model):
+    args = training_arguments(tmp_path, optim_args="gamma=0.7")
+    context = trainer_optimizer.OptimizerContext(
+        args=args, model=model, optimizer_kwargs={}, adam_kwargs={}, optim_args={"gamma": "0.7"}
+    )
+    handler = trainer_optimizer._OPTIMIZER_HANDLERS[args.optim]
+    assert handler(context) == Trainer.get_optimizer_cls_and_kwargs(args, model)
+
+
+def test_other_optimizers_go_the_way_they_went(tmp_path, model):
+    args = training_arguments(tmp_path, optim="sgd", optim_args="momentum=0.5")
+    cls, _ = Trainer.get_optimizer_cls_and_kwargs(args, model)
+    assert cls is torch.optim.SGD
+    assert training_arguments(tmp_path, optim="sgd", optim_args="nonsense").optim_args == "nonsense"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_model(tmp_path, name):
+    with pytest.raises(ValueError, match=f'optim="{name}" needs the model'):
+        Trainer.get_optimizer_cls_and_kwargs(training_arguments(tmp_path, optim=name))
+
+
+@pytest.mark.parametrize("text", ["gama=0.9", "gamma", "gamma=2", "a=b=c", "lr=1e-3", "mode=adam", "config=nowhere"])
+def test_bad_optim_args_fail_with_the_training_arguments(tmp_path, text):
+    with pytest.raises((ValueError, FileNotFoundError)):
+        training_arguments(tmp_path, optim_args=text)
+
+
+def test_bad_optim_args_set_later_fail_before_training(tmp_path, model):
+    args = training_arguments(tmp_path, optim="sgd").set_optimizer(name="adafisherw", args="gama=0.9")
+    trainer = Trainer(model, args, train_dataset=[{"input_ids": [1, 2], "labels": [1, 2]}])
+    with pytest.raises(ValueError, match="did you mean 'gamma'"):
+        trainer.train()
+
+
+def test_groups_have_the_decay_of_the_trainer(tmp_path, model):
+    args = training_arguments(tmp_path, weight_decay=0.1, learning_rate=2e-4)
+    optimizer = Trainer(model, args).create_optimizer()
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+    assert [group["lr"] for group in optimizer.param_groups] == [2e-4, 2e-4]
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in model.parameters()}
+
+
+def test_model_card_names_optimizer_and_arguments(tmp_path, model):
+    trainer = Trainer(model, training_arguments(tmp_path, optim_args="gamma=0.9"))
+    card = TrainingSummary.from_trainer(trainer, model_name="tiny").to_model_card()
+    line = next(line for line in card.splitlines() if line.startswith("- optimizer:"))
+    assert "ADAFISHERW" in line
+    assert "gamma=0.9" in card
+
+
+def test_importing_it_is_cheap_beside_transformers():
+    in_fresh_process("""
+import sys
+import transformers.trainer
+before = set(sys.modules)
+import adafisher_hf
+new = set(sys.modules) - before
+foreign = {name.split(".")[0] for name in new} - set(sys.stdlib_module_names) - {"adafisher_hf", "transformers"}
+assert not foreign, foreign
+assert "adafisher_hf.integrations.trainer" not in new
+""")

@@ -1,0 +1,289 @@
+"""The command line: run as python would, coverage, and one clear error for what is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from transformers import BertConfig, GPT2Config, GPT2LMHeadModel
+
+import adafisher_hf
+from adafisher_hf.cli import TASKS, main
+
+TELL = """
+import json, os, sys
+print(json.dumps([__name__, __package__, os.path.abspath(__file__), __spec__ and __spec__.name, sys.argv, sys.path]))
+print("optimizers" if "adafisher_hf" in sys.modules else "", file=sys.stderr)
+assert sys.modules["__main__"].TELL is TELL
+"""
+TELL = "TELL = object()\n" + TELL
+
+
+def run(*command, cwd=None, python=(sys.executable,)):
+    return subprocess.run([*python, *map(str, command)], cwd=cwd, capture_output=True, text=True)
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Undoes what running a script changes in this process."""
+    monkeypatch.setattr(sys, "argv", ["adafisher-hf"])
+    monkeypatch.setattr(sys, "path", ["our own place", *sys.path[1:]])
+
+
+# run
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        ["scripts/tell.py"],
+        ["-m", "package.tell"],
+        ["-m", "package"],
+        ["package"],
+        ["tell.zip"],
+    ],
+    ids=" ".join,
+)
+def test_a_program_sees_what_it_sees_under_python(tmp_path, target):
+    write(tmp_path / "scripts/tell.py", TELL)
+    write(tmp_path / "package/__init__.py", "")
+    write(tmp_path / "package/tell.py", TELL)
+    write(tmp_path / "package/__main__.py", TELL)
+    with zipfile.ZipFile(tmp_path / "tell.zip", "w") as archive:
+        archive.writestr("__main__.py", TELL)
+    args = [*target, "--help", "-m", "x", "--", "a b", "run"]
+    expected = run(*args, cwd=tmp_path)
+    got = run("-m", "adafisher_hf", "run", *args, cwd=tmp_path)
+    assert (got.returncode, expected.returncode) == (0, 0), got.stderr + expected.stderr
+    assert json.loads(got.stdout) == json.loads(expected.stdout)
+    assert got.stderr.strip() == "optimizers"
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "error"),
+    [
+        ("", 0, ""),
+        ("sys.exit()", 0, ""),
+        ("sys.exit(7)", 7, ""),
+        ("sys.exit('too bad')", 1, "too bad"),
+        ("raise RuntimeError('broken')", 1, "RuntimeError: broken"),
+        ("raise KeyboardInterrupt", 130, "KeyboardInterrupt"),
+    ],
+)
+def test_exit_status(tmp_path, ending, status, error):
+    script = write(tmp_path / "script.py", f"import sys\n{ending}\n")
+    # Through a shell: that is where an interrupted python has status 130.
+    got = run("-c", f"{sys.executable} -m adafisher_hf run {script}; exit $?", python=["bash"])
+    assert got.returncode == status
+    assert error in got.stderr
+    if "Error" in error:
+        assert f'File "{script}", line 2' in got.stderr
+
+
+def test_a_script_finds_the_optimizers_registered(tmp_path, in_process):
+    script = write(
+        tmp_path / "script.py",
+        "import sys\n"
+        "from transformers import HfArgumentParser, TrainingArguments\n"
+        "args, = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses()\n"
+        "sys.exit(f'{args.optim.value} {args.optim_args}')\n",
+    )
+    argv = ["run", str(script), "--output_dir", str(tmp_path), "--use_cpu", "--optim", "adafisherw"]
+    with pytest.raises(SystemExit) as caught:
+        main([*argv, "--optim_args", "gamma=0.9"])
+    assert caught.value.code == "adafisherw gamma=0.9"
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "message"),
+    [
+        (["run", "nowhere.py"], 2, "no script 'nowhere.py'"),
+        (["run", "-m", "nowhere.at.all"], 1, "no module named 'nowhere.at.all'"),
+        (["run", "-m", "json.nowhere"], 1, "no module named 'json.nowhere'"),
+    ],
+)
+def test_what_is_not_there_gets_one_line(in_process, capsys, argv, status, message):
+    assert main(argv) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"adafisher-hf: error: {message}")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_package_that_fails_to_import_shows_its_own_error(tmp_path, in_process, monkeypatch):
+    write(tmp_path / "broken/__init__.py", "import dependency_that_is_missing\n")
+    write(tmp_path / "broken/train.py", "")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="dependency_that_is_missing"):
+        main(["run", "-m", "broken.train"])
+
+
+@pytest.mark.parametrize("argv", [[], ["run"], ["run", "-m"], ["run", "--fast", "x.py"], ["coverage"], ["train"]])
+def test_wrong_usage(argv, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert "usage: adafisher-hf" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["coverage", "--help"]])
+def test_help(argv, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert ("update_interval = 10" in out) == (argv == ["--help"])
+
+
+# coverage
+
+
+def small_gpt2():
+    return GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=11, n_positions=16)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    small_gpt2().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def coverage_json(capsys, *argv):
+    assert main(["coverage", *map(str, argv), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def kinds(content):
+    return {row["kind"]: row["numbers"] for row in content["kinds"]}
+
+
+def test_coverage_of_a_folder_is_that_of_its_model(folder, capsys):
+    content = coverage_json(capsys, folder)
+    expected = adafisher_hf.coverage(GPT2LMHeadModel(small_gpt2()))
+    assert content["parameters"] == json.loads(json.dumps([row._asdict() for row in expected]))
+    assert sum(row["share"] for row in content["kinds"]) == pytest.approx(1.0)
+    assert coverage_json(capsys, folder / "config.json") == content
+    assert coverage_json(capsys, folder, "--summary") == {"kinds": content["kinds"]}
+
+
+def test_coverage_prints_aligned_tables(folder, capsys):
+    assert main(["coverage", str(folder)]) == 0
+    out = capsys.readouterr().out
+    parameters, shares = (table.splitlines() for table in out.rstrip("\n").split("\n\n"))
+    assert parameters[0].split() == ["name", "shape", "kind", "owners"]
+    assert parameters[1].split(maxsplit=3) == [
+        "transformer.wte.weight", "11×8", "embedding+linear", "transformer.wte, lm_head",
+    ]  # fmt: skip
+    assert len(parameters) == 1 + len(adafisher_hf.coverage(GPT2LMHeadModel(small_gpt2())))
+    for column in ("shape", "kind", "owners"):
+        start = parameters[0].index(column)
+        assert all(line[start - 2 : start] == "  " and line[start] != " " for line in parameters[1:])
+    assert len({len(line) for line in shares}) == 1
+    assert main(["coverage", str(folder), "--summary"]) == 0
+    assert capsys.readouterr().out.splitlines() == shares
+
+
+def test_coverage_of_a_model_type_needs_no_memory(capsys):
+    numbers = sum(kinds(coverage_json(capsys, "llama")).values())
+    assert numbers == 6_738_415_616
+
+
+def test_coverage_follows_architectures_task_and_config(tmp_path, capsys):
+    config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=11)
+
+    def names(*options):
+        return {row["name"] for row in coverage_json(capsys, tmp_path, *options)["parameters"]}
+
+    config.save_pretrained(tmp_path)
+    assert "cls.predictions.bias" in names()
+    config.architectures = ["BertForTokenClassification"]
+    config.save_pretrained(tmp_path)
+    assert {"classifier.weight", "bert.embeddings.word_embeddings.weight"} <= names()
+    assert "classifier.weight" not in names("--task", "base")
+    assert "qa_outputs.weight" in names("--task", "question-answering")
+
+
+def test_an_encoder_decoder_is_taken_as_a_whole(capsys):
+    names = {row["name"] for row in coverage_json(capsys, "bart")["parameters"]}
+    assert "model.encoder.layers.0.fc1.weight" in names
+
+
+def test_every_task_names_a_class_of_transformers():
+    import transformers
+
+    assert all(hasattr(transformers, name) for task, name in TASKS.items() if task != "auto")
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("lama", [], "unknown model 'lama': give a folder with a config.json, a config file, or a model type"),
+        ("lama", [], "did you mean 'llama'?"),
+        ("nothing-like-it", [], "such as gpt2, llama"),
+        (".", [], "no usable model config in '.'"),
+        ("vit", ["--task", "causal-lm"], "cannot build 'vit' for the task 'causal-lm'"),
+    ],
+)
+def test_unknown_models_get_one_line(tmp_path, monkeypatch, capsys, model, options, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["coverage", model, *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("adafisher-hf: error: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_a_reader_that_stops_early_is_no_error(folder):
+    command = f"{sys.executable} -m adafisher_hf coverage {folder} | true; exit ${{PIPESTATUS[0]}}"
+    got = run("-c", command, python=["bash"])
+    assert (got.returncode, got.stderr) == (0, "")
+
+
+# launchers
+
+RANKS = """
+import sys, torch, torch.distributed as dist
+from transformers import HfArgumentParser, TrainingArguments
+args, = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses()
+args.device
+ranks = torch.tensor([args.process_index])
+dist.all_reduce(ranks)
+open(f"{args.output_dir}/{args.process_index}", "w").write(
+    f"{dist.get_backend()} {dist.get_world_size()} {int(ranks)} {args.optim.value} {__name__}"
+)
+sys.exit(3 if args.seed == 3 else 0)
+"""
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["torch.distributed.run", "--nproc_per_node=2", "--master_port=0"],
+        ["accelerate.commands.launch", "--multi_gpu", "--num_machines=1", "--num_processes=2", "--main_process_port=0",
+         "--mixed_precision=no", "--dynamo_backend=no"],
+    ],
+    ids=["torchrun", "accelerate"],
+)  # fmt: skip
+@pytest.mark.parametrize("seed", [2, 3])
+def test_launchers_run_a_script_on_two_processes(tmp_path, launcher, seed):
+    script = write(tmp_path / "train.py", RANKS)
+    options = ["--output_dir", tmp_path, "--use_cpu", "--optim", "adafisherw", "--seed", seed]
+    got = subprocess.run(
+        [sys.executable, "-m", *launcher, "-m", "adafisher_hf", "run", *map(str, [script, *options])],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert (got.returncode == 0) == (seed == 2), got.stderr
+    for rank in range(2):
+        assert (tmp_path / str(rank)).read_text() == "gloo 2 1 adafisherw __main__"

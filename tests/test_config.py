@@ -1,0 +1,287 @@
+"""AdaFisherConfig: validation, optim_args, and files."""
+
+import copy
+import dataclasses
+import json
+import math
+import pickle
+import warnings
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adafisher_hf.config import CONFIG_NAME, MODES, AdaFisherConfig, Interval, knob_help
+
+KNOBS = {knob.name: knob for knob in dataclasses.fields(AdaFisherConfig)}
+
+
+def _values(knob):
+    allowed = knob.metadata["allowed"]
+    if not isinstance(allowed, Interval):
+        return st.sampled_from(allowed)
+    if "int" in knob.type:
+        values = st.integers(allowed.low, 10**9)
+    else:
+        high = None if allowed.high == math.inf else allowed.high
+        values = st.floats(
+            allowed.low, high, exclude_min=allowed.open_low, exclude_max=high is not None, allow_infinity=False
+        )
+    return st.none() | values if "None" in knob.type else values
+
+
+@st.composite
+def configs(draw):
+    knobs = {name: draw(_values(knob)) for name, knob in KNOBS.items()}
+    if knobs["structure"] != "diagonal":
+        knobs["mode"] = "calibrated"
+    return AdaFisherConfig(**knobs)
+
+
+def test_defaults():
+    config = AdaFisherConfig()
+    assert (config.beta, config.mode, config.beta2, config.update_interval) == (0.9, "calibrated", 0.95, 10)
+    assert (config.damping, config.gamma, config.update_warmup) == (None, None, None)
+    assert (config.structure, config.kernel) == ("diagonal", "auto")
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [("calibrated", (0.1, None, 100)), ("paper", (1e-3, 0.8, 0)), ("reference", (1e-3, 0.8, 0))],
+)
+def test_resolved_fills_in_the_defaults_of_the_mode(mode, expected):
+    config = AdaFisherConfig(mode=mode).resolved()
+    assert (config.damping, config.gamma, config.update_warmup) == expected
+    assert config.resolved() == config
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_resolved_keeps_what_was_set(mode):
+    config = AdaFisherConfig(mode=mode, damping=0.5, gamma=0.25, update_warmup=3)
+    assert config.resolved() == config
+
+
+@given(configs())
+def test_optim_args_round_trip(config):
+    assert AdaFisherConfig.from_optim_args(config.to_optim_args()) == config
+
+
+@given(configs())
+def test_file_round_trip(tmp_path_factory, config):
+    folder = tmp_path_factory.mktemp("config")
+    config.save_pretrained(folder)
+    assert AdaFisherConfig.from_pretrained(folder) == config
+    assert AdaFisherConfig.from_pretrained(folder / CONFIG_NAME) == config
+    assert AdaFisherConfig.from_optim_args(f"config={folder}") == config
+
+
+@given(configs())
+def test_pickle_and_copy_round_trip(config):
+    assert pickle.loads(pickle.dumps(config)) == copy.deepcopy(config) == config
+
+
+@pytest.mark.parametrize("text", [None, "", "  "])
+def test_empty_optim_args_are_the_defaults(text):
+    assert AdaFisherConfig.from_optim_args(text) == AdaFisherConfig()
+    assert AdaFisherConfig().to_optim_args() == ""
+
+
+def test_optim_args_with_spaces_and_none():
+    config = AdaFisherConfig.from_optim_args(" gamma = 0.9 , update_interval=5,damping=none, mode=paper ")
+    assert config == AdaFisherConfig(gamma=0.9, update_interval=5, damping=None, mode="paper")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gama=0.9", r"unknown optim_args key 'gama', did you mean 'gamma'\?"),
+        ("warmup=3", r"did you mean 'update_warmup'\?"),
+        ("zzz=3", r"unknown optim_args key 'zzz' \(valid keys: beta, mode"),
+        ("network=3", "unknown optim_args key 'network'"),
+        ("_unknown=3", "unknown optim_args key '_unknown'"),
+        ("gamma", "malformed optim_args pair 'gamma'"),
+        ("gamma=", "malformed optim_args pair 'gamma='"),
+        ("=0.9", "malformed optim_args pair '=0.9'"),
+        ("gamma=0.9,", "malformed optim_args pair ''"),
+        ("gamma=0.9,,beta=0.9", "malformed optim_args pair ''"),
+        ("gamma=0.9=0.8", "malformed optim_args pair 'gamma=0.9=0.8'"),
+        ("gamma=0.9 beta=0.9", "malformed optim_args pair"),
+        ("gamma=0.9,gamma=0.9", "'gamma' is given twice"),
+        ("config=a,config=b", "'config' is given twice"),
+        ("gamma=1", r"gamma must be a number in \[0, 1\), or none, got '1'"),
+        ("gamma=-0.1", "gamma must be"),
+        ("gamma=nan", "gamma must be"),
+        ("damping=inf", "damping must be a number > 0"),
+        ("damping=0", "damping must be a number > 0"),
+        ("beta=high", "beta must be a number"),
+        ("beta=none", "beta must be a number"),
+        ("beta=True", "beta must be a number"),
+        ("update_interval=0", "update_interval must be an integer >= 1"),
+        ("update_interval=2.5", "update_interval must be an integer >= 1"),
+        ("update_warmup=-1", "update_warmup must be an integer >= 0"),
+        ("mode=adam", "mode must be one of 'calibrated', 'paper', 'reference', got 'adam'"),
+        ("structure=dense", "structure must be one of 'diagonal'"),
+        ("kernel=cuda", "kernel must be one of"),
+        ("lr=1e-3", "cannot set 'lr': use TrainingArguments.learning_rate"),
+        ("learning_rate=1e-3", "cannot set 'learning_rate': use TrainingArguments.learning_rate"),
+        ("weight_decay=0.1", "cannot set 'weight_decay': use TrainingArguments.weight_decay"),
+    ],
+)
+def test_bad_optim_args(text, message):
+    with pytest.raises(ValueError, match=message):
+        AdaFisherConfig.from_optim_args(text)
+
+
+def test_optim_args_must_be_a_string():
+    with pytest.raises(TypeError, match="optim_args must be a string"):
+        AdaFisherConfig.from_optim_args({"gamma": 0.9})
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"gamma": 2},
+        {"gamma": math.nan},
+        {"damping": 0.0},
+        {"damping": math.inf},
+        {"beta": -0.1},
+        {"beta2": 1.0},
+        {"update_interval": 0},
+        {"mode": "adam"},
+        {"structure": "dense"},
+        {"kernel": "cuda"},
+    ],
+)
+def test_direct_construction_checks_ranges(knobs):
+    with pytest.raises(ValueError, match=f"{next(iter(knobs))} must be"):
+        AdaFisherConfig(**knobs)
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [{"gamma": "0.9"}, {"beta": None}, {"beta": True}, {"update_interval": 2.0}, {"update_interval": True}, {"mode": 1}],
+)
+def test_direct_construction_checks_types(knobs):
+    with pytest.raises(TypeError, match=f"{next(iter(knobs))} must be"):
+        AdaFisherConfig(**knobs)
+
+
+def test_integers_become_floats():
+    config = AdaFisherConfig(damping=1, beta=0)
+    assert isinstance(config.damping, float)
+    assert isinstance(config.beta, float)
+
+
+def test_config_is_read_first_and_other_keys_override_it(tmp_path):
+    AdaFisherConfig(gamma=0.5, beta=0.8).save_pretrained(tmp_path)
+    config = AdaFisherConfig.from_optim_args(f"gamma=0.6,config={tmp_path}")
+    assert (config.gamma, config.beta) == (0.6, 0.8)
+
+
+def test_config_path_may_hold_an_equals_sign(tmp_path):
+    folder = tmp_path / "lr=1e-3"
+    AdaFisherConfig(gamma=0.5).save_pretrained(folder)
+    assert AdaFisherConfig.from_optim_args(f"config={folder}").gamma == 0.5
+
+
+def test_defaults_count_only_where_nothing_else_speaks(tmp_path):
+    AdaFisherConfig(beta=0.7).save_pretrained(tmp_path)
+    defaults = {"beta": 0.5}
+    assert AdaFisherConfig.from_optim_args(None, defaults=defaults).beta == 0.5
+    assert AdaFisherConfig.from_optim_args("beta=0.9", defaults=defaults).beta == 0.9
+    assert AdaFisherConfig.from_optim_args(f"config={tmp_path}", defaults=defaults).beta == 0.7
+
+
+def test_another_mode_than_the_saved_one_takes_its_own_defaults(tmp_path):
+    AdaFisherConfig(gamma=0.5).resolved().save_pretrained(tmp_path)
+    config = AdaFisherConfig.from_optim_args(f"config={tmp_path},mode=paper").resolved()
+    assert (config.damping, config.update_warmup, config.gamma) == (1e-3, 0, 0.5)
+
+
+def test_the_file_says_its_version_and_every_knob(tmp_path):
+    AdaFisherConfig().save_pretrained(tmp_path)
+    content = json.loads((tmp_path / CONFIG_NAME).read_text())
+    assert content.pop("version") == 1
+    assert content == AdaFisherConfig().to_dict()
+    assert set(content) == set(KNOBS)
+
+
+def test_keys_of_a_newer_version_are_kept_with_a_warning(tmp_path):
+    (tmp_path / CONFIG_NAME).write_text('{"version": 9, "gamma": 0.5, "phase": "new"}')
+    with pytest.warns(UserWarning, match="does not know: phase"):
+        config = AdaFisherConfig.from_pretrained(tmp_path)
+    assert config == AdaFisherConfig(gamma=0.5)
+    config.resolved().save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / CONFIG_NAME).read_text())["phase"] == "new"
+
+
+def test_a_file_of_this_version_warns_of_nothing(tmp_path):
+    AdaFisherConfig().save_pretrained(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AdaFisherConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        ('{"gamma": "high"}', TypeError, "gamma must be a number"),
+        ('{"gamma": 3}', ValueError, "gamma must be a number"),
+        ("[1]", TypeError, "must hold a JSON object, got list"),
+        ("gamma: 3", ValueError, "is not valid JSON"),
+    ],
+)
+def test_bad_files(tmp_path, content, error, message):
+    (tmp_path / CONFIG_NAME).write_text(content)
+    with pytest.raises(error, match=message) as caught:
+        AdaFisherConfig.from_pretrained(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=CONFIG_NAME):
+        AdaFisherConfig.from_optim_args(f"config={tmp_path}")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        AdaFisherConfig.from_pretrained(tmp_path / "nowhere")
+
+
+def test_save_into_a_file_is_refused(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(NotADirectoryError, match="must be a folder"):
+        AdaFisherConfig().save_pretrained(file)
+
+
+def test_push_to_hub_uploads_the_file(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    uploads = []
+
+    class FakeApi:
+        def __init__(self, token):
+            self.token = token
+
+        def create_repo(self, repo_id, **options):
+            assert options == {"private": True, "exist_ok": True}
+            return type("RepoUrl", (), {"repo_id": f"user/{repo_id}"})
+
+        def upload_file(self, **options):
+            uploads.append((self.token, options["repo_id"], options["path_in_repo"], options["path_or_fileobj"]))
+            return type("CommitInfo", (), {"commit_url": "url"})
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
+    folder = tmp_path / "my-config"
+    AdaFisherConfig(gamma=0.5).save_pretrained(folder, push_to_hub=True, private=True, token="secret")
+    assert uploads == [("secret", "user/my-config", CONFIG_NAME, (folder / CONFIG_NAME).read_bytes())]
+
+
+def test_help_speaks_of_every_knob():
+    text = knob_help()
+    for knob in KNOBS.values():
+        assert knob.name in text
+        assert knob.metadata["help"] in text
+
+
+def test_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        AdaFisherConfig().beta = 0.5
