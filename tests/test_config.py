@@ -57,7 +57,7 @@ def test_resolved_fills_in_the_defaults_of_the_mode(mode, expected):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_resolved_keeps_what_was_set(mode):
-    config = AdaFisherConfig(mode=mode, damping=0.5, gamma=0.25, update_warmup=3)
+    config = AdaFisherConfig(mode=mode, damping=0.5, gamma=0.25, update_warmup=3, token_stride=2)
     assert config.resolved() == config
 
 
@@ -159,7 +159,14 @@ def test_direct_construction_checks_ranges(knobs):
 
 @pytest.mark.parametrize(
     "knobs",
-    [{"gamma": "0.9"}, {"beta": None}, {"beta": True}, {"update_interval": 2.0}, {"update_interval": True}, {"mode": 1}],
+    [
+        {"gamma": "0.9"},
+        {"beta": None},
+        {"beta": True},
+        {"update_interval": 2.0},
+        {"update_interval": True},
+        {"mode": 1},
+    ],
 )
 def test_direct_construction_checks_types(knobs):
     with pytest.raises(TypeError, match=f"{next(iter(knobs))} must be"):

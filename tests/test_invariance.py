@@ -45,13 +45,19 @@ def test_scale_of_the_loss_changes_nothing(cls, scale, structure):
 
 def test_scale_may_change_between_refreshes():
     model = tiny()
-    optimizer = AdaFisherW(model.parameters(), model=model, lr=1e-2, update_warmup=0, update_interval=1, beta=0.0, beta2=0.0)
+    optimizer = AdaFisherW(
+        model.parameters(), model=model, lr=1e-2, update_warmup=0, update_interval=1, beta=0.0, beta2=0.0
+    )
     other = tiny()
-    other_optimizer = AdaFisherW(other.parameters(), model=other, lr=1e-2, update_warmup=0, update_interval=1, beta=0.0, beta2=0.0)
+    other_optimizer = AdaFisherW(
+        other.parameters(), model=other, lr=1e-2, update_warmup=0, update_interval=1, beta=0.0, beta2=0.0
+    )
     for i, ids in enumerate(tiny_batches(STEPS)):
         train(model, optimizer, [ids])
         theta = train(other, other_optimizer, [ids], scale=10.0 ** (i % 5))
-    torch.testing.assert_close(theta, torch.cat([p.detach().flatten() for p in model.parameters()]), rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(
+        theta, torch.cat([p.detach().flatten() for p in model.parameters()]), rtol=1e-5, atol=1e-9
+    )
 
 
 @every_structure

@@ -1,4 +1,4 @@
-"""``mode="reference"`` reproduces trajectories of the published optimizer; ``mode="paper"`` follows eq. 3-4 as printed."""
+"""``mode="reference"`` reproduces trajectories of the published optimizer, ``mode="paper"`` follows eq. 3-4."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ def min_max(x):
 def test_paper_mode_is_equations_3_and_4():
     torch.manual_seed(0)
     net = nn.Linear(4, 3).double()
-    optimizer = AdaFisherW(net.parameters(), model=net, mode="paper", lr=0.1, gamma=0.7, damping=0.05, update_interval=1)
+    optimizer = AdaFisherW(
+        net.parameters(), model=net, mode="paper", lr=0.1, gamma=0.7, damping=0.05, update_interval=1
+    )
     h_average, s_average = torch.zeros(5, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     momentum, weights = torch.zeros(3, 5, dtype=torch.float64), torch.cat([net.weight, net.bias[:, None]], 1).detach()
     for step in range(1, 5):

@@ -12,7 +12,7 @@ import os
 import types
 import typing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -92,7 +92,9 @@ class AdaFisherConfig:
     update_warmup: int | None = _knob(
         None, Interval(0), "refresh at every step for so many steps first (calibrated: 100; else 0)"
     )
-    structure: str = _knob("diagonal", STRUCTURES, "diagonal: two vectors a weight; kronecker: full factors in their eigenbasis")
+    structure: str = _knob(
+        "diagonal", STRUCTURES, "diagonal: two vectors a weight; kronecker: full factors in their eigenbasis"
+    )
     max_factor_dim: int = _knob(
         1024, Interval(1), "kronecker: a side of a weight longer than this keeps a diagonal factor"
     )
@@ -100,7 +102,7 @@ class AdaFisherConfig:
     second_moment: str = _knob(
         "factors",
         SECOND_MOMENTS,
-        "kronecker: curvature in the basis from the factors' eigenvalues, or an average of the squared rotated gradient",
+        "kronecker: curvature in the basis from the factors' eigenvalues, or an EMA of the squared rotated gradient",
     )
     token_stride: int | None = _knob(
         None, Interval(1), "take the statistics of every so many tokens of a sequence (diagonal: 1; kronecker: 4)"
@@ -115,6 +117,19 @@ class AdaFisherConfig:
             object.__setattr__(self, knob.name, _checked(knob, getattr(self, knob.name)))
         if self.structure == "kronecker" and self.mode != "calibrated":
             raise ValueError(f"structure='kronecker' needs mode='calibrated', got mode={self.mode!r}")
+
+    @classmethod
+    def from_knobs(cls, knobs: Mapping[str, Any]) -> AdaFisherConfig:
+        """The config of an optimizer's keyword arguments.
+
+        Raises:
+            TypeError: an unknown knob, named with the closest valid one, or a value of the wrong type.
+            ValueError: a value out of range.
+        """
+        for name in knobs:
+            if name not in _knobs():
+                raise TypeError(f"unknown argument {name!r}{_did_you_mean(name, _knobs())}")
+        return cls(**knobs)
 
     def resolved(self) -> AdaFisherConfig:
         """The same with the defaults of its mode and structure in place of None."""
@@ -150,9 +165,7 @@ class AdaFisherConfig:
         if path is None:
             return cls(**{**(defaults or {}), **values})
         base = cls.from_pretrained(path)
-        if values.get("mode", base.mode) != base.mode:
-            base = base._unresolved()
-        return base._with(values)
+        return base._unresolved(values)._with(values)
 
     def to_optim_args(self) -> str:
         """The string that ``from_optim_args`` reads back as this config; only what differs from the defaults."""
@@ -246,10 +259,13 @@ class AdaFisherConfig:
         object.__setattr__(changed, "_unknown", dict(self._unknown if unknown is None else unknown))
         return changed
 
-    def _unresolved(self) -> AdaFisherConfig:
+    def _unresolved(self, changes: Mapping[str, Any]) -> AdaFisherConfig:
         # A saved config is a resolved one: its τ = 0.1 must not become λ = 0.1 when another mode is asked for.
-        defaults = MODE_DEFAULTS[self.mode]
-        return self._with({key: None for key, value in defaults.items() if getattr(self, key) == value})
+        stale: dict[str, Any] = {}
+        for choice, defaults in (("mode", MODE_DEFAULTS), ("structure", STRUCTURE_DEFAULTS)):
+            if changes.get(choice, getattr(self, choice)) != getattr(self, choice):
+                stale |= defaults[getattr(self, choice)]
+        return self._with({key: None for key, value in stale.items() if getattr(self, key) == value})
 
     def _to_json(self) -> str:
         content = {"version": FORMAT_VERSION, **self.to_dict(), **self._unknown}
@@ -320,10 +336,13 @@ def _known_knob(key: str) -> dataclasses.Field:
         raise ValueError(f"optim_args cannot set {key!r}: use TrainingArguments.{TRAINER_ARGUMENTS[key]}")
     if key not in _knobs():
         valid = [*_knobs(), "config"]
-        close = difflib.get_close_matches(key, valid, n=1)
-        hint = f", did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown optim_args key {key!r}{hint} (valid keys: {_listed(valid)})")
+        raise ValueError(f"unknown optim_args key {key!r}{_did_you_mean(key, valid)} (valid keys: {_listed(valid)})")
     return _knobs()[key]
+
+
+def _did_you_mean(name: str, valid: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(valid), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
 
 
 def _parse(knob: dataclasses.Field, text: str) -> Any:

@@ -22,7 +22,7 @@ def state_bytes(model: nn.Module, **knobs: Any) -> dict[str, int]:
     optimizer = AdaFisherW(model, **knobs)
     optimizer._init_missing_state(optimizer._blocks.by_parameter())
     optimizer.close()
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         names[parameter]: sum(_bytes(value) for value in state.values()) for parameter, state in optimizer.state.items()
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -61,10 +61,11 @@ class AdaFisher(torch.optim.Optimizer):
             params = [item for item in params.named_parameters() if item[1].requires_grad]
         if model is None:
             raise ValueError(f"{type(self).__name__} needs the model for its curvature hooks: pass model=model")
-        self.config = AdaFisherConfig(**knobs).resolved()
+        self.config = AdaFisherConfig.from_knobs(knobs).resolved()
+        self._warmup = self.config.update_warmup or 0
         self._mode = make_mode(self.config)
         self._blocks = Blocks(model, self._mode, published=self.config.mode == "reference")
-        self._blocks.gate.stride = self.config.token_stride
+        self._blocks.gate.stride = self.config.token_stride or 1
         self._finalizer = weakref.finalize(self, _remove, self._blocks.handles)
         group_knobs = {name: getattr(self.config, name) for name in GROUP_KNOBS}
         try:
@@ -91,7 +92,7 @@ class AdaFisher(torch.optim.Optimizer):
             raise
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Refreshes the curvature when one is due, then updates every parameter that has a gradient.
 
         Raises:
@@ -158,12 +159,12 @@ class AdaFisher(torch.optim.Optimizer):
 
     def _refresh_due(self) -> bool:
         step = self.param_groups[0]["step"]
-        return step < self.config.update_warmup or step % self.config.update_interval == 0
+        return step < self._warmup or step % self.config.update_interval == 0
 
     def _gamma(self) -> float:
         if self.config.gamma is not None:
             return self.config.gamma
-        return 0.95 if self.param_groups[0]["step"] < self.config.update_warmup else 0.8
+        return 0.95 if self.param_groups[0]["step"] < self._warmup else 0.8
 
     def _init_missing_state(self, blocks: dict[int, Block]) -> None:
         # All keys from the first step on, gradient or not: distributed checkpoints drop what appears later.
@@ -193,9 +194,9 @@ class AdaFisher(torch.optim.Optimizer):
 
     def _refresh(self, blocks: dict[int, Block]) -> None:
         gamma = self._gamma()
-        for param in self._params_with_grad():
+        for param, grad in self._with_grad():
             block = blocks[id(param)]
-            uses = block.uses(param.grad, self._mode)
+            uses = block.uses(grad, self._mode)
             if uses:
                 block.raw_mean = self._mode.refresh(self.state[param], uses, gamma)
                 block.divisor = None
@@ -206,7 +207,7 @@ class AdaFisher(torch.optim.Optimizer):
     def _update_bases(self, mode: Kronecker) -> None:
         """Every block gets its eigenvectors at the first refresh, then each at a turn of its own: no step stalls."""
         step, interval = self.param_groups[0]["step"], self.config.basis_interval
-        dense = min(step, self.config.update_warmup)
+        dense = min(step, self._warmup)
         turn = dense + (step // self.config.update_interval - dense // self.config.update_interval)
         due = [
             block
@@ -233,8 +234,7 @@ class AdaFisher(torch.optim.Optimizer):
             param.copy_(view.view(param.shape))
 
     def _collect(self, batch: Batch, param: Tensor, block: Block, write_back: list[tuple[Tensor, Tensor]]) -> None:
-        if param.grad.is_sparse:
-            raise ValueError(f"{block.name} has a sparse gradient: use nn.Embedding(..., sparse=False)")
+        assert param.grad is not None
         layout, state = block.layouts[0], self.state[param]
         view = param.detach().reshape(layout.shape)
         if not param.is_contiguous():
@@ -274,8 +274,9 @@ class AdaFisher(torch.optim.Optimizer):
             sigma_floor=floor,
         )
 
-    def _params_with_grad(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"] if p.grad is not None and p.numel()]
+    def _with_grad(self) -> list[tuple[Tensor, Tensor]]:
+        params = (p for group in self.param_groups for p in group["params"])
+        return [(p, p.grad) for p in params if p.grad is not None and p.numel()]
 
 
 class AdaFisherW(AdaFisher):
@@ -294,7 +295,10 @@ def _remove(handles: list) -> None:
 def _not_empty(params: Iterable) -> Sequence:
     params = list(params)
     nested = [list(item["params"]) if isinstance(item, dict) else [item] for item in params]
-    params = [{**item, "params": inner} if isinstance(item, dict) else item for item, inner in zip(params, nested)]
+    params = [
+        {**item, "params": inner} if isinstance(item, dict) else item
+        for item, inner in zip(params, nested, strict=True)
+    ]
     tensors = [t[1] if isinstance(t, tuple) else t for inner in nested for t in inner]
     if not any(t.requires_grad for t in tensors):
         raise ValueError("the model has nothing trainable: every parameter is frozen (requires_grad=False)")
@@ -311,7 +315,7 @@ def _check_group(group: dict[str, Any]) -> None:
             raise ValueError(f"complex parameters are not supported: one has dtype {param.dtype}")
 
 
-def _inverse_scale(scaler: Any):
+def _inverse_scale(scaler: Any) -> Callable[[], Tensor | float]:
     # The scaler makes its tensor at the first backward pass; reading the tensor does not wait for the device.
     return lambda: 1.0 if scaler._scale is None else 1.0 / scaler._scale
 

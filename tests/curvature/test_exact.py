@@ -31,7 +31,10 @@ class Host(nn.Module):
         self.outputs = [self.module(x) for x in inputs]
         for output in self.outputs:
             output.retain_grad()
-        return sum((output * 1.3).tanh().pow(2).mul(torch.linspace(0.2, 2, output.numel()).view_as(output)).sum() for output in self.outputs)
+        return sum(
+            (output * 1.3).tanh().pow(2).mul(torch.linspace(0.2, 2, output.numel()).view_as(output)).sum()
+            for output in self.outputs
+        )
 
 
 def floats(*shape):
@@ -47,13 +50,33 @@ CASES = {
     "linear-no-bias": (lambda: nn.Linear(4, 3, bias=False), floats(2, 3, 4), -1, True),
     "conv1d-of-gpt2": (lambda: Conv1D(3, 4), floats(2, 3, 4), -1, True),
     "embedding": (lambda: nn.Embedding(7, 4), ids(2, 3), -1, True),
-    "embedding-padding-idx": (lambda: nn.Embedding(7, 4, padding_idx=2), lambda: torch.tensor([[1, 2, 5], [3, 6, 2]]), -1, False),
-    "embedding-scaled": (lambda: Gemma3TextScaledWordEmbedding(7, 4, 0, embed_scale=2.5), lambda: torch.tensor([[1, 2, 5], [3, 6, 2]]), -1, True),
+    "embedding-padding-idx": (
+        lambda: nn.Embedding(7, 4, padding_idx=2),
+        lambda: torch.tensor([[1, 2, 5], [3, 6, 2]]),
+        -1,
+        False,
+    ),
+    "embedding-scaled": (
+        lambda: Gemma3TextScaledWordEmbedding(7, 4, 0, embed_scale=2.5),
+        lambda: torch.tensor([[1, 2, 5], [3, 6, 2]]),
+        -1,
+        True,
+    ),
     "conv1d": (lambda: nn.Conv1d(4, 6, 3, stride=2, padding=1), floats(2, 4, 7), 1, False),
     "conv1d-depthwise": (lambda: nn.Conv1d(4, 4, 3, padding=2, groups=4), floats(2, 4, 5), 1, False),
-    "conv2d": (lambda: nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=1, dilation=(1, 2)), floats(2, 2, 5, 5), 1, False),
+    "conv2d": (
+        lambda: nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=1, dilation=(1, 2)),
+        floats(2, 2, 5, 5),
+        1,
+        False,
+    ),
     "conv2d-groups": (lambda: nn.Conv2d(4, 6, 2, groups=2), floats(2, 4, 3, 3), 1, False),
-    "conv2d-same-circular": (lambda: nn.Conv2d(2, 2, 3, padding="same", padding_mode="circular"), floats(1, 2, 3, 3), 1, False),
+    "conv2d-same-circular": (
+        lambda: nn.Conv2d(2, 2, 3, padding="same", padding_mode="circular"),
+        floats(1, 2, 3, 3),
+        1,
+        False,
+    ),
     "layernorm": (lambda: nn.LayerNorm(5), floats(2, 3, 5), -1, True),
     "llama-rmsnorm": (lambda: LlamaRMSNorm(5), floats(2, 3, 5), -1, True),
     "gemma-rmsnorm": (lambda: GemmaRMSNorm(5), floats(2, 3, 5), -1, True),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -26,7 +29,7 @@ def test_deep_linear_network_gets_its_exact_inverse_fisher(layer):
     """
     torch.manual_seed(0)
     widths = [4, 5, 3, 6]
-    layers = [nn.Linear(a, b, bias=False) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+    layers = [nn.Linear(a, b, bias=False) for a, b in itertools.pairwise(widths)]
     net = nn.Sequential(*layers).double()
     inputs = torch.randn(7, 4, dtype=torch.float64)
     noise = torch.cat([torch.eye(6), -torch.eye(6)]).double() * torch.linspace(0.5, 2, 12, dtype=torch.float64)[:, None]
@@ -56,7 +59,9 @@ def train(model, optimizer, batches):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-@pytest.mark.parametrize("knobs", [{"token_stride": 1}, {"max_factor_dim": 1, "token_stride": 1}, {"token_stride": 2}], ids=str)
+@pytest.mark.parametrize(
+    "knobs", [{"token_stride": 1}, {"max_factor_dim": 1, "token_stride": 1}, {"token_stride": 2}], ids=str
+)
 def test_identity_basis_is_the_diagonal_structure(knobs, monkeypatch):
     monkeypatch.setattr(Kronecker, "update_bases", lambda self, states: None)
     results = []
@@ -72,10 +77,13 @@ def test_identity_basis_is_the_diagonal_structure(knobs, monkeypatch):
 def test_factors_are_the_full_second_moments_and_tied_uses_add_up():
     model, other = tiny(), tiny()
     seen = {}
+
+    def keep(name, module, args, output):
+        output.retain_grad()
+        seen[name] = (args[0].detach(), output)
+
     for name in ("embed", "head"):
-        getattr(other, name).register_forward_hook(
-            lambda m, a, out, name=name: (seen.__setitem__(name, (a[0].detach(), out)), out.retain_grad()) and None
-        )
+        getattr(other, name).register_forward_hook(partial(keep, name))
     optimizer = AdaFisherW(model.parameters(), model=model, structure="kronecker", lr=0.0, token_stride=1)
     ids = tiny_batches(1)[0]
     train(model, optimizer, [ids])
@@ -145,7 +153,10 @@ def test_second_moment_is_carried_over_a_basis_change():
     def orthogonal(n):
         return torch.linalg.qr(torch.randn(n, n, dtype=torch.float64))[0][None]
 
-    old, new = {s: orthogonal(n) for s, n in (("row", 3), ("col", 4))}, {s: orthogonal(n) for s, n in (("row", 3), ("col", 4))}
+    old, new = (
+        {s: orthogonal(n) for s, n in (("row", 3), ("col", 4))},
+        {s: orthogonal(n) for s, n in (("row", 3), ("col", 4))},
+    )
     variances = torch.rand(1, 3, 4, dtype=torch.float64)
     turn = torch.kron(old["row"][0].T @ new["row"][0], old["col"][0].T @ new["col"][0])
     expected = (turn.T @ torch.diag(variances.flatten()) @ turn).diagonal().reshape(1, 3, 4)

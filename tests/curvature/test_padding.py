@@ -30,7 +30,9 @@ def test_encoder_and_decoder_go_by_their_own_masks():
     mask, decoder_mask = torch.ones(2, 5, dtype=torch.long), torch.ones(2, 5, dtype=torch.long)
     mask[0, 3:] = 0
     decoder_mask[1, 1:] = 0
-    rows = rows_seen(model, dict(input_ids=ids, attention_mask=mask, decoder_attention_mask=decoder_mask, labels=labels))
+    rows = rows_seen(
+        model, dict(input_ids=ids, attention_mask=mask, decoder_attention_mask=decoder_mask, labels=labels)
+    )
     for name, count in rows.items():
         cross_source = "EncDecAttention.k" in name or "EncDecAttention.v" in name
         expected = 8 if name.startswith("encoder") or cross_source else 6

@@ -4,8 +4,14 @@ import json
 
 import pytest
 import torch
-from transformers import Seq2SeqTrainingArguments, T5Config, T5ForConditionalGeneration, Trainer, TrainerCallback
-from transformers import TrainingArguments
+from transformers import (
+    Seq2SeqTrainingArguments,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 import adafisher_hf
 from adafisher_hf import AdaFisherConfig, AdaFisherSeq2SeqTrainer, AdaFisherTrainer

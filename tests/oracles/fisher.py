@@ -1,8 +1,8 @@
 """The exact per-token Fisher diagonal of a module's parameters, the slow way, without knowing the kind of module.
 
 For every output coordinate (t, o) of the module the Jacobian J[t, o] = ∂y[t, o]/∂θ is taken by its own backward pass.
-The gradient of token t is then G_t = Σ_o δ[t, o] J[t, o], and for a parameter that meets its input and its output in one
-place (all kinds here) its Kronecker factors are, in the shape of θ:
+The gradient of token t is then G_t = Σ_o δ[t, o] J[t, o], and for a parameter that meets its input and its output in
+one place (all kinds here) its Kronecker factors are, in the shape of θ:
 
     H = Σ_t Σ_o J[t, o]²             S = Σ_o 1[θ takes part in output o] · Σ_t δ[t, o]²
 """

@@ -140,6 +140,7 @@ class Blocks:
         return Block(owners, taps, layouts)
 
     def _tap(self, owner: Owner) -> Tap:
+        assert owner.kind is not None
         tap = self._taps.get(id(owner.module))
         if tap is None:
             make = PublishedTap if self.published else Tap

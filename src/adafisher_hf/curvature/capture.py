@@ -63,9 +63,7 @@ class Tap:
         output.register_hook(partial(self.backward, module, moment, weights, stride))
 
     @torch.no_grad()
-    def backward(
-        self, module: nn.Module, inputs: Tensor, weights: Tensor, stride: int, grad_output: Tensor
-    ) -> None:
+    def backward(self, module: nn.Module, inputs: Tensor, weights: Tensor, stride: int, grad_output: Tensor) -> None:
         rows = every(self.kind.outputs(module, grad_output), stride)
         outputs = second_moment(rows, weights, "output" in self.dense)
         if self.gate.inverse_scale is not None:

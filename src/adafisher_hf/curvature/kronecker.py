@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..kernels.divisor import Basis, Divisor
 from .layers import Layout
-from .modes import Calibrated, State, _damping_or_one, _ratio, diagonal
+from .modes import Calibrated, State, _ratio, diagonal
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,6 @@ class Kronecker(Calibrated):
 
     def __init__(self, max_factor_dim: int, rotated: bool, decay: float):
         self.max_factor_dim, self.rotated, self.decay = max_factor_dim, rotated, decay
-        self.failures = 0
 
     def dense_sides(self, layout: Layout) -> tuple[str, ...]:
         """Which sides of a matrix get a full factor; vectors (biases, norms) stay diagonal."""
@@ -90,13 +89,13 @@ class Kronecker(Calibrated):
     def _eigenvectors(self, matrices: Tensor) -> Tensor:
         try:
             return torch.linalg.eigh(matrices)[1]
-        except torch.linalg.LinAlgError:
+        except RuntimeError:  # LinAlgError is one
             return torch.stack([self._eigenvectors_of_one(matrix) for matrix in matrices])
 
     def _eigenvectors_of_one(self, matrix: Tensor) -> Tensor:
         try:
             return torch.linalg.eigh(matrix)[1]
-        except torch.linalg.LinAlgError as error:
+        except RuntimeError as error:
             self.failures += 1
             logger.warning("a Kronecker factor kept its old basis: %s", error)
             return torch.full_like(matrix, float("nan"))

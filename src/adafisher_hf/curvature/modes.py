@@ -34,6 +34,7 @@ class Mode:
     """Interface of the three modes."""
 
     uses_gradient = False  # a parameter without captured statistics falls back to its gradient
+    failures = 0  # eigendecompositions that failed
 
     def init(self, state: State, index: int, layout: Layout, like: Tensor) -> None:
         """Adds the state of owner ``index`` to a parameter's state."""
@@ -64,15 +65,17 @@ class Calibrated(Mode):
         state[f"factor_weight_{index}"] = like.new_zeros(stack if layout.independent else 1, 1)
 
     def refresh(self, state: State, uses: list[Use], gamma: float) -> Tensor:
-        fired = {k: (*self._row_and_col(use), use) for k, use in enumerate(uses) if use.sums is not None}
-        means = {k: _block_mean(row, col, use.layout) / use.sums.rows for k, (row, col, use) in fired.items()}
+        fired = {k: (use.sums, use.layout) for k, use in enumerate(uses) if use.sums is not None}
+        factors = {k: self._row_and_col(*use) for k, use in fired.items()}
+        means = {k: _block_mean(*factors[k], layout) / sums.rows for k, (sums, layout) in fired.items()}
         total = torch.stack([mean.nan_to_num(0.0) for mean in means.values()]).sum(0)
-        for k, (row, col, use) in fired.items():
+        for k, (sums, layout) in fired.items():
+            row, col = factors[k]
             col_mean = diagonal(col).mean(-1, keepdim=True)
-            col_mean = col_mean if use.layout.independent else col_mean.mean(0, keepdim=True)
+            col_mean = col_mean if layout.independent else col_mean.mean(0, keepdim=True)
             valid = torch.isfinite(means[k]) & (total > 0)
             gain = valid.to(row.dtype) * (1 - gamma)
-            _average(state[f"row_factor_{k}"], row, col_mean / (use.sums.rows * total), valid, gain)
+            _average(state[f"row_factor_{k}"], row, col_mean / (sums.rows * total), valid, gain)
             _average(state[f"col_factor_{k}"], col, 1 / col_mean, valid, gain)
             state[f"factor_weight_{k}"].lerp_(torch.ones_like(gain), gain)
         return total
@@ -83,9 +86,9 @@ class Calibrated(Mode):
         cols = [_ratio(state[f"col_factor_{k}"], state[f"factor_weight_{k}"]) for k in owners]
         return self._normalised(rows, cols, layouts[0], damping)
 
-    def _row_and_col(self, use: Use) -> tuple[Tensor, Tensor]:
-        row, col = _row_and_col(use.sums, use.layout)
-        dense = self.dense_sides(use.layout)
+    def _row_and_col(self, sums: Sums, layout: Layout) -> tuple[Tensor, Tensor]:
+        row, col = _row_and_col(sums, layout)
+        dense = self.dense_sides(layout)
         return (row if "row" in dense else diagonal(row)), (col if "col" in dense else diagonal(col))
 
     def _normalised(self, rows: list[Tensor], cols: list[Tensor], layout: Layout, damping: float) -> Divisor:

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 MASKS = ("attention_mask", "decoder_attention_mask")
-_CROSS_KEY_VALUE = re.compile(r"(EncDecAttention|encoder_attn|cross_?attn|cross_?attention).*\b(k|v|key|value|[kv]_proj)$", re.I)
+_CROSS_KEY_VALUE = re.compile(
+    r"(EncDecAttention|encoder_attn|cross_?attn|cross_?attention).*\b(k|v|key|value|[kv]_proj)$", re.I
+)
 
 
 class Padding:
@@ -59,7 +61,7 @@ def _is_encoder_decoder(model: nn.Module) -> bool:
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
-def _encoder_prefix(model: nn.Module) -> str:
+def _encoder_prefix(model: Any) -> str:
     encoder = model.get_encoder() if _is_encoder_decoder(model) and hasattr(model, "get_encoder") else None
     name = next((name for name, module in model.named_modules() if module is encoder), "encoder")
     return f"{name}."

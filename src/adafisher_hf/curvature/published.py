@@ -7,6 +7,7 @@ mode exists to be compared with; see docs of the modes for what they do to a tra
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from .layers.conv import patches
 class PublishedKind(LayerKind):
     """Layers whose F̃ is outer(S, H) over the weight as a (d_out, …) matrix, the bias in the last column."""
 
-    def layout(self, module: nn.Module, attribute: str) -> Layout | None:
+    def layout(self, module: Any, attribute: str) -> Layout | None:
         parameter = getattr(module, attribute)
         inputs = self.augmented_from(module)
         if attribute == "bias":
@@ -28,15 +29,15 @@ class PublishedKind(LayerKind):
         shape = (1, parameter.shape[0], parameter.numel() // parameter.shape[0])
         return Layout(shape, bias_input=inputs) if attribute == "weight" else None
 
-    def augmented_from(self, module: nn.Module) -> int:
+    def augmented_from(self, module: Any) -> int:
         """How many entries H has before that of the bias; 0 where it has none."""
         return 0 if module.bias is None else module.weight[0].numel()
 
-    def raw_input(self, module: nn.Module, x: Tensor) -> Tensor:
+    def raw_input(self, module: Any, x: Tensor) -> Tensor:
         """H, with the entry of the bias appended where the published code has one."""
         raise NotImplementedError
 
-    def raw_output(self, module: nn.Module, grad: Tensor) -> Tensor:
+    def raw_output(self, module: Any, grad: Tensor) -> Tensor:
         """S, shape (d_out,)."""
         raise NotImplementedError
 
@@ -47,10 +48,10 @@ class PublishedLinear(PublishedKind):
     def matches(self, module: nn.Module) -> bool:
         return isinstance(module, nn.Linear)
 
-    def raw_input(self, module: nn.Module, x: Tensor) -> Tensor:
+    def raw_input(self, module: Any, x: Tensor) -> Tensor:
         return _with_bias(module, x.reshape(-1, x.shape[-1]).square().mean(0), 1.0)
 
-    def raw_output(self, module: nn.Module, grad: Tensor) -> Tensor:
+    def raw_output(self, module: Any, grad: Tensor) -> Tensor:
         return grad.reshape(-1, grad.shape[-1]).square().mean(0)
 
 
@@ -60,48 +61,48 @@ class PublishedConv2d(PublishedKind):
     def matches(self, module: nn.Module) -> bool:
         return isinstance(module, nn.Conv2d) and module.groups == 1
 
-    def raw_input(self, module: nn.Module, x: Tensor) -> Tensor:
-        rows = patches(module, x)  # type: ignore[arg-type]
+    def raw_input(self, module: Any, x: Tensor) -> Tensor:
+        rows = patches(module, x)
         rows = rows.transpose(0, 1).reshape(rows.shape[1], -1)
         count = rows.shape[0] * rows.shape[1]
         return _with_bias(module, rows.square().sum(0) / count, rows.shape[0] / count)
 
-    def raw_output(self, module: nn.Module, grad: Tensor) -> Tensor:
+    def raw_output(self, module: Any, grad: Tensor) -> Tensor:
         return grad.square().mean((0, 2, 3))
 
 
 class PublishedLayerNorm(PublishedKind):
     name = "norm"
 
-    def augmented_from(self, module: nn.Module) -> int:
+    def augmented_from(self, module: Any) -> int:
         return 1
 
     def matches(self, module: nn.Module) -> bool:
         return isinstance(module, nn.LayerNorm)
 
-    def raw_input(self, module: nn.Module, x: Tensor) -> Tensor:
+    def raw_input(self, module: Any, x: Tensor) -> Tensor:
         others = [dim for dim in range(x.dim()) if dim != 1]
         sums = x.sum(others) / math.prod(x.shape[2:]) ** 2
         return torch.stack([sums.square().sum(), sums.new_tensor(x.shape[1])]) / x.shape[0] ** 2
 
-    def raw_output(self, module: nn.Module, grad: Tensor) -> Tensor:
+    def raw_output(self, module: Any, grad: Tensor) -> Tensor:
         return grad.reshape(-1, grad.shape[-1]).sum(0).square() / grad.shape[0]
 
 
 class PublishedBatchNorm2d(PublishedKind):
     name = "batchnorm"
 
-    def augmented_from(self, module: nn.Module) -> int:
+    def augmented_from(self, module: Any) -> int:
         return 1
 
     def matches(self, module: nn.Module) -> bool:
         return isinstance(module, nn.BatchNorm2d)
 
-    def raw_input(self, module: nn.Module, x: Tensor) -> Tensor:
+    def raw_input(self, module: Any, x: Tensor) -> Tensor:
         sums = x.sum((0, 2, 3)) / math.prod(x.shape[2:]) ** 2
         return torch.stack([sums.square().sum(), sums.new_tensor(x.shape[1])]) / x.shape[0] ** 2
 
-    def raw_output(self, module: nn.Module, grad: Tensor) -> Tensor:
+    def raw_output(self, module: Any, grad: Tensor) -> Tensor:
         return grad.sum((0, 2, 3)).square() / grad.shape[0]
 
 
@@ -112,7 +113,7 @@ class PublishedTap(Tap):
     """Keeps the last micro-batch's raw means instead of sums, and knows no mask."""
 
     @torch.no_grad()
-    def forward(self, module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
+    def forward(self, module: Any, args: tuple, kwargs: dict, output: Tensor) -> None:
         if not self.gate.active or not output.requires_grad:
             return
         x = (args or tuple(kwargs.values()))[0]
@@ -132,5 +133,5 @@ class PublishedTap(Tap):
     kind: PublishedKind
 
 
-def _with_bias(module: nn.Module, raw: Tensor, value: float) -> Tensor:
+def _with_bias(module: Any, raw: Tensor, value: float) -> Tensor:
     return raw if module.bias is None else torch.cat([raw, raw.new_tensor([value])])

@@ -1,10 +1,10 @@
 """Makes ``optim="adafisher"`` and ``optim="adafisherw"`` known to transformers, and takes them away again.
 
-Three places have to know the names: the Enum behind ``TrainingArguments.optim`` (also the choices of HfArgumentParser),
-the table of optimizer handlers, and ``Trainer.get_optimizer_cls_and_kwargs``, which would otherwise parse ``optim_args``
-before any handler sees it. A fourth patch checks ``optim_args`` when TrainingArguments are made, long before training.
-Nothing is remembered here: what is needed to restore transformers hangs on the patches themselves, so that a second
-copy of this module (a re-import) can undo the first one's work.
+Three places have to know the names: the Enum behind ``TrainingArguments.optim`` (also the choices of
+HfArgumentParser), the table of optimizer handlers, and ``Trainer.get_optimizer_cls_and_kwargs``, which would otherwise
+parse ``optim_args`` before any handler sees it. A fourth patch checks ``optim_args`` when TrainingArguments are made,
+long before training. Nothing is remembered here: what is needed to restore transformers hangs on the patches
+themselves, so that a second copy of this module (a re-import) can undo the first one's work.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def is_registered() -> bool:
     return all(name in trainer_optimizer._OPTIMIZER_HANDLERS for name in OPTIMIZERS)
 
 
-def optimizer_cls_and_kwargs(args: TrainingArguments, model: nn.Module | None) -> tuple[type[AdaFisher], dict[str, Any]]:
+def optimizer_cls_and_kwargs(
+    args: TrainingArguments, model: nn.Module | None
+) -> tuple[type[AdaFisher], dict[str, Any]]:
     """What the Trainer needs to make the optimizer that ``args`` ask for.
 
     Raises:
@@ -112,8 +114,8 @@ def _add_member(name: str, value: str) -> OptimizerNames:
     member = str.__new__(OptimizerNames, value)
     member._name_ = name
     member._value_ = value
-    member.__objclass__ = OptimizerNames
-    member._sort_order_ = len(OptimizerNames._member_names_)
+    # What else EnumType gives to a member; typeshed does not know these two.
+    vars(member).update(__objclass__=OptimizerNames, _sort_order_=len(OptimizerNames._member_names_))
     type.__setattr__(OptimizerNames, name, member)
     OptimizerNames._member_names_.append(name)
     OptimizerNames._member_map_[name] = member

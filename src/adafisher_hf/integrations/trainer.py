@@ -34,8 +34,8 @@ class AdaFisherTrainer(Trainer):
         """Saves the model, with the optimizer's configuration beside it."""
         optimizer = _find_adafisher(self.optimizer)
         # Before the model, so that a push to the Hub takes it along.
-        if optimizer is not None and self.args.should_save:
-            optimizer.config.save_pretrained(output_dir or self.args.output_dir)
+        if optimizer is not None:
+            _save_config(optimizer, output_dir or self.args.output_dir, self.args)
         super().save_model(output_dir, _internal_call)
 
 
@@ -53,8 +53,7 @@ class _TrainBegin(TrainerCallback):
         optimizer = _find_adafisher(prepared)
         if optimizer is not None:
             optimizer.attach_scaler(getattr(prepared, "scaler", None))
-            if args.should_save:
-                optimizer.config.save_pretrained(args.output_dir)
+            _save_config(optimizer, args.output_dir, args)
 
 
 def _find_adafisher(optimizer: Any) -> AdaFisher | None:
@@ -62,6 +61,11 @@ def _find_adafisher(optimizer: Any) -> AdaFisher | None:
     while optimizer is not None and not isinstance(optimizer, AdaFisher):
         optimizer = getattr(optimizer, "optimizer", None)
     return optimizer
+
+
+def _save_config(optimizer: AdaFisher, folder: str | None, args: TrainingArguments) -> None:
+    if folder is not None and args.should_save:
+        optimizer.config.save_pretrained(folder)
 
 
 def _flat(summary: dict[str, dict[str, float]]) -> dict[str, float]:

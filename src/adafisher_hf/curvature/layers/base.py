@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class Layout:
     bias_input: int = 0
 
 
-def weight_layout(shape: tuple[int, int, int], module: nn.Module, transposed: bool = False) -> Layout:
+def weight_layout(shape: tuple[int, int, int], module: Any, transposed: bool = False) -> Layout:
     """A weight that maps inputs (columns, or rows if transposed) to outputs."""
     inputs = shape[1] if transposed else shape[2]
     row, col = ("input", "output") if transposed else ("output", "input")
@@ -83,19 +83,19 @@ class LayerKind:
     def matches(self, module: nn.Module) -> bool:
         raise NotImplementedError
 
-    def layout(self, module: nn.Module, attribute: str) -> Layout | None:
+    def layout(self, module: Any, attribute: str) -> Layout | None:
         """The layout of ``getattr(module, attribute)``, or None where this kind has no curvature for it."""
         raise NotImplementedError
 
-    def tokens(self, module: nn.Module, args: tuple, output: Tensor) -> torch.Size | None:
+    def tokens(self, module: Any, args: tuple, output: Tensor) -> torch.Size | None:
         """The leading dimensions that count tokens, to be compared with an attention mask; None: never masked."""
         return output.shape[:-1]
 
-    def inputs(self, module: nn.Module, args: tuple, output: Tensor) -> Rows | None:
+    def inputs(self, module: Any, args: tuple, output: Tensor) -> Rows | None:
         """h of every token: shape (stack, tokens, d_in)."""
         raise NotImplementedError
 
-    def outputs(self, module: nn.Module, grad_output: Tensor) -> Tensor:
+    def outputs(self, module: Any, grad_output: Tensor) -> Tensor:
         """δ of every token: shape (stack, tokens, d_out)."""
         return as_rows(grad_output)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ class ConvKind(LayerKind):
     def matches(self, module: nn.Module) -> bool:
         return isinstance(module, nn.Conv1d | nn.Conv2d)
 
-    def layout(self, module: nn.Module, attribute: str) -> Layout | None:
+    def layout(self, module: Any, attribute: str) -> Layout | None:
         parameter, groups = getattr(module, attribute), module.groups
         if attribute == "bias":
             return bias_layout(parameter, groups, inputs=module.weight[0].numel())
@@ -24,13 +26,13 @@ class ConvKind(LayerKind):
         channels = parameter.shape[0] // groups
         return weight_layout((groups, channels, parameter[0].numel()), module)
 
-    def tokens(self, module: nn.Module, args: tuple, output: Tensor) -> torch.Size | None:
+    def tokens(self, module: Any, args: tuple, output: Tensor) -> torch.Size | None:
         return None
 
-    def inputs(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
-        return patches(module, args[0])  # type: ignore[arg-type]
+    def inputs(self, module: Any, args: tuple, output: Tensor) -> Tensor | None:
+        return patches(module, args[0])
 
-    def outputs(self, module: nn.Module, grad_output: Tensor) -> Tensor:
+    def outputs(self, module: Any, grad_output: Tensor) -> Tensor:
         dims = module.weight.dim() - 2
         grad = grad_output if grad_output.dim() == dims + 2 else grad_output.unsqueeze(0)
         batch, channels = grad.shape[:2]
@@ -38,7 +40,7 @@ class ConvKind(LayerKind):
         return grad.permute(1, 0, 3, 2).reshape(module.groups, -1, channels // module.groups)
 
 
-def patches(module: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
+def patches(module: Any, x: Tensor) -> Tensor:
     """The input patch of every output position: (groups, batch · positions, channels / groups · kernel)."""
     dims = module.weight.dim() - 2
     x = x if x.dim() == dims + 2 else x.unsqueeze(0)

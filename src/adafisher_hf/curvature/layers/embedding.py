@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -14,18 +16,18 @@ class EmbeddingKind(LayerKind):
     def matches(self, module: nn.Module) -> bool:
         return isinstance(module, nn.Embedding)
 
-    def layout(self, module: nn.Module, attribute: str) -> Layout | None:
+    def layout(self, module: Any, attribute: str) -> Layout | None:
         if attribute != "weight":
             return None
         return Layout((1, *module.weight.shape), row="input", col="output")
 
-    def inputs(self, module: nn.Module, args: tuple, output: Tensor) -> OneHot | None:
+    def inputs(self, module: Any, args: tuple, output: Tensor) -> OneHot | None:
         ids = args[0] if _first_argument_is_ids(module) and args else _looked_up_ids(output)
         if ids is None or ids.shape != output.shape[:-1]:
             return None
         return OneHot(ids.reshape(-1), module.num_embeddings)
 
-    def outputs(self, module: nn.Module, grad_output: Tensor) -> Tensor:
+    def outputs(self, module: Any, grad_output: Tensor) -> Tensor:
         # A scaled embedding (Gemma, BART) multiplies after the look-up: the weight sees scale · δ.
         scale = getattr(module, "embed_scale", None)
         return as_rows(grad_output) if scale is None else as_rows(grad_output) * scale

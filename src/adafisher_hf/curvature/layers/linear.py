@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -14,14 +16,14 @@ class LinearKind(LayerKind):
     def matches(self, module: nn.Module) -> bool:
         return isinstance(module, nn.Linear)
 
-    def layout(self, module: nn.Module, attribute: str) -> Layout | None:
+    def layout(self, module: Any, attribute: str) -> Layout | None:
         parameter = getattr(module, attribute)
         if attribute == "bias":
             return bias_layout(parameter, inputs=module.weight.shape[1])
         matrix = attribute == "weight" and parameter.dim() == 2  # quantised weights are stored flat
         return weight_layout((1, *parameter.shape), module) if matrix else None
 
-    def inputs(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+    def inputs(self, module: Any, args: tuple, output: Tensor) -> Tensor | None:
         features = module.weight.shape[1]
         return as_rows(args[0]) if args[0].shape[-1] == features else None
 
@@ -32,11 +34,11 @@ class Conv1DKind(LinearKind):
     def matches(self, module: nn.Module) -> bool:
         return isinstance(module, Conv1D)
 
-    def layout(self, module: nn.Module, attribute: str) -> Layout | None:
+    def layout(self, module: Any, attribute: str) -> Layout | None:
         parameter = getattr(module, attribute)
         if attribute == "bias":
             return bias_layout(parameter, inputs=module.weight.shape[0])
         return weight_layout((1, *parameter.shape), module, transposed=True) if attribute == "weight" else None
 
-    def inputs(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+    def inputs(self, module: Any, args: tuple, output: Tensor) -> Tensor | None:
         return as_rows(args[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from .base import LayerKind, Layout, as_rows, bias_layout
 class NormKind(LayerKind):
     """What LayerNorm, RMSNorm and BatchNorm share: F = E[x̂²] ∘ E[δ²] for the weight, E[δ²] for the bias."""
 
-    def layout(self, module: nn.Module, attribute: str) -> Layout | None:
+    def layout(self, module: Any, attribute: str) -> Layout | None:
         parameter = getattr(module, attribute)
         if attribute == "bias":
             return bias_layout(parameter)
@@ -25,15 +27,15 @@ class LayerNormKind(NormKind):
     def matches(self, module: nn.Module) -> bool:
         return isinstance(module, nn.LayerNorm)
 
-    def tokens(self, module: nn.Module, args: tuple, output: Tensor) -> torch.Size | None:
+    def tokens(self, module: Any, args: tuple, output: Tensor) -> torch.Size | None:
         return output.shape[: output.dim() - len(module.normalized_shape)]
 
-    def inputs(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+    def inputs(self, module: Any, args: tuple, output: Tensor) -> Tensor | None:
         x = _features_last(module, args[0])
         normalised = F.layer_norm(x.to(_wide(x)), module.normalized_shape, eps=module.eps)
         return normalised.reshape(1, -1, module.weight.numel())
 
-    def outputs(self, module: nn.Module, grad_output: Tensor) -> Tensor:
+    def outputs(self, module: Any, grad_output: Tensor) -> Tensor:
         return _features_last(module, grad_output).reshape(1, -1, module.weight.numel())
 
 
@@ -51,7 +53,7 @@ class RMSNormKind(NormKind):
         named = type(module).__name__.endswith(("RMSNorm", "LayerNorm"))
         return named and isinstance(weight, Tensor) and weight.dim() == 1
 
-    def inputs(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+    def inputs(self, module: Any, args: tuple, output: Tensor) -> Tensor | None:
         tensors = [a for a in args if isinstance(a, Tensor)]
         if len(tensors) != 1 or tensors[0].shape[-1] != module.weight.numel() or tensors[0].shape != output.shape:
             return None  # a gated norm: x̂ is not a function of one input
@@ -67,10 +69,10 @@ class BatchNormKind(NormKind):
     def matches(self, module: nn.Module) -> bool:
         return isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
 
-    def tokens(self, module: nn.Module, args: tuple, output: Tensor) -> torch.Size | None:
+    def tokens(self, module: Any, args: tuple, output: Tensor) -> torch.Size | None:
         return None
 
-    def inputs(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+    def inputs(self, module: Any, args: tuple, output: Tensor) -> Tensor | None:
         x = args[0].to(_wide(args[0]))
         if module.training or module.running_mean is None:
             normalised = F.batch_norm(x, None, None, training=True, eps=module.eps)
@@ -78,25 +80,27 @@ class BatchNormKind(NormKind):
             normalised = F.batch_norm(x, module.running_mean, module.running_var, eps=module.eps)
         return as_rows(normalised.movedim(1, -1))
 
-    def outputs(self, module: nn.Module, grad_output: Tensor) -> Tensor:
+    def outputs(self, module: Any, grad_output: Tensor) -> Tensor:
         return as_rows(grad_output.movedim(1, -1))
 
 
-def _is_rms(module: nn.Module) -> bool:
+def _is_rms(module: Any) -> bool:
     # T5 calls its RMSNorm a LayerNorm; what gives a mean-subtracting norm away is its bias or its class.
-    return "RMS" in type(module).__name__ or type(module).__name__ in ("T5LayerNorm", "LongT5LayerNorm") or (
-        getattr(module, "bias", None) is None and hasattr(module, "variance_epsilon")
+    return (
+        "RMS" in type(module).__name__
+        or type(module).__name__ in ("T5LayerNorm", "LongT5LayerNorm")
+        or (getattr(module, "bias", None) is None and hasattr(module, "variance_epsilon"))
     )
 
 
-def _epsilon(module: nn.Module) -> float:
+def _epsilon(module: Any) -> float:
     for name in ("eps", "variance_epsilon", "epsilon"):
         if isinstance(getattr(module, name, None), float):
             return getattr(module, name)
     return 0.0
 
 
-def _features_last(module: nn.Module, x: Tensor) -> Tensor:
+def _features_last(module: Any, x: Tensor) -> Tensor:
     # ConvNeXt's LayerNorm subclass normalises over channels that stand first.
     return x.movedim(1, -1) if getattr(module, "data_format", "") == "channels_first" else x
 

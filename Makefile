@@ -1,0 +1,47 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+OFFLINE := HF_HUB_OFFLINE=1
+PYTEST := OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m pytest -n 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint format bench-clm
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED)  ## create .venv and install the package with everything that tests and examples need
+
+# torch first and by itself: it is by far the largest, and its pinned build must be there before anything asks for "torch".
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install -c constraints.txt -e ".[test,dev]"
+	touch $@
+
+demo: install  ## train a small language model on news text with AdaFisherW (minutes on two cores)
+	rm -rf runs/demo
+	$(OFFLINE) $(BIN)/python examples/run_clm.py --output_dir runs/demo --do_train --do_eval \
+		--optim adafisherw --learning_rate 6e-3 --lr_scheduler_type cosine --warmup_steps 0.1 --weight_decay 0.1 \
+		--max_steps 300 --per_device_train_batch_size 16 --per_device_eval_batch_size 16 --block_size 128 \
+		--eval_strategy steps --eval_steps 100 --save_steps 100 --save_total_limit 2 --logging_steps 10
+
+test: install  ## run the tests
+	$(PYTEST)
+
+test-slow: install  ## run the tests that train for real
+	$(PYTEST) -m "slow and not gpu" --timeout 1800
+
+lint: install  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install  ## fix style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-clm: install  ## measure the table of the README (an hour or more; goes on where it was stopped)
+	$(OFFLINE) $(BIN)/python examples/benchmarks/clm.py --out runs/bench-clm
