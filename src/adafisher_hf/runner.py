@@ -47,7 +47,7 @@ def run_module(module: str, args: Sequence[str]) -> None:
 
 def _replace_own_path(entries: list[str]) -> None:
     # sys.path[0] is the place of our own command; with -P, python puts nothing there at all.
-    if not sys.flags.safe_path:
+    if not getattr(sys.flags, "safe_path", False):
         sys.path[:1] = entries
 
 

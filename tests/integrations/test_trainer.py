@@ -60,7 +60,7 @@ def test_the_plain_trainer_learns(tmp_path, optim):
     trainer = Trainer(llama(), args, train_dataset=data())
     trainer.train()
     losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
-    assert losses[-1] < losses[0] - 0.5
+    assert losses[-1] < losses[0] - 0.3
     assert type(trainer.optimizer.optimizer).name == optim
 
 

@@ -1,0 +1,1 @@
+"""Measurements: each module is one table; what they share is in harness."""

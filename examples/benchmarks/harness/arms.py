@@ -1,0 +1,52 @@
+"""The optimizers that are compared, all with the same weight decay on the same parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from adafisher_hf import AdaFisherW
+
+WEIGHT_DECAY = 0.1
+
+Groups = list[dict[str, Any]]
+Build = Callable[..., torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An optimizer under a name. ``make(groups, model, lr=…, **knobs)`` builds it."""
+
+    name: str
+    make: Build
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "optimizer": self.make.__name__, "knobs": dict(self.knobs)}
+
+    def build(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
+        return self.make(decay_groups(model), model, lr=lr, **self.knobs)
+
+
+def decay_groups(model: nn.Module) -> Groups:
+    """Matrices decay, norm weights and biases do not."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in parameters if parameter.dim() > 1], "weight_decay": WEIGHT_DECAY},
+        {"params": [parameter for parameter in parameters if parameter.dim() < 2], "weight_decay": 0.0},
+    ]
+
+
+def adamw(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, **knobs)
+
+
+def adafisherw(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
+    return AdaFisherW(groups, model=model, **knobs)
+
+
+ADAMW = Arm("AdamW", adamw, {"betas": [0.9, 0.95]})

@@ -1,0 +1,106 @@
+"""One training run: warm-up and cosine, clipping, evaluations on the way, the clock on the steps alone."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adafisher_hf import __version__
+
+from .arms import Arm
+from .problem import Problem, Split
+
+WARMUP_SHARE = 0.1
+CLIP = 1.0
+EVALUATIONS = 6
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is kept of a run. ``final`` is None where it diverged: infinity is not JSON."""
+
+    curve: list[tuple[int, float]]
+    final: float | None
+    step_ms: float
+    state_bytes_per_parameter: float
+
+    @property
+    def loss(self) -> float:
+        return math.inf if self.final is None else self.final
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def setting(problem: Problem, arm: Arm, *, lr: float, seed: int, steps: int, split: Split) -> dict[str, Any]:
+    """All that a run's result depends on."""
+    return {
+        "problem": problem.describe(),
+        "arm": arm.describe(),
+        "lr": lr,
+        "seed": seed,
+        "steps": steps,
+        "split": split,
+        "version": __version__,
+    }
+
+
+def train(problem: Problem, arm: Arm, *, lr: float, seed: int, steps: int, split: Split) -> Run:
+    """Trains from scratch and evaluates on the split."""
+    model = problem.model(seed)
+    optimizer = arm.build(model, lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_then_cosine(step, steps))
+    due = {round(steps * k / EVALUATIONS) for k in range(1, EVALUATIONS + 1)}
+    curve: list[tuple[int, float]] = []
+    batches, seconds = problem.batches(seed), 0.0
+    for step in range(1, steps + 1):
+        batch = next(batches)
+        start = time.perf_counter()
+        problem.loss(model, batch).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds += time.perf_counter() - start
+        schedule.step()
+        if step in due:
+            loss = problem.evaluate(model, split)
+            if not math.isfinite(loss):
+                break
+            curve.append((step, loss))
+    reached_the_end = bool(curve) and curve[-1][0] == steps
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    return Run(
+        curve=curve,
+        final=curve[-1][1] if reached_the_end else None,
+        step_ms=1e3 * seconds / step,
+        state_bytes_per_parameter=sum(map(_bytes, _tensors(optimizer.state_dict()["state"]))) / numbers,
+    )
+
+
+def warmup_then_cosine(step: int, steps: int) -> float:
+    """The factor of the learning rate for the step that comes after ``step`` finished ones."""
+    warmup = max(1, round(WARMUP_SHARE * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / max(1, steps - warmup))
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, dict):
+        for branch in tree.values():
+            yield from _tensors(branch)
+    elif isinstance(tree, (list, tuple)):
+        for branch in tree:
+            yield from _tensors(branch)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -1,0 +1,1 @@
+"""Metrics on top of ``evaluate`` that need no download."""

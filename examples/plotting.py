@@ -1,0 +1,56 @@
+"""Loss curves as PNG files. Figures are made without pyplot, so no display and no global state is involved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Points = Sequence[tuple[float, float]]
+
+
+def plot_training(history: Iterable[Mapping[str, Any]], path: str | Path, title: str) -> Path:
+    """Training and evaluation loss against the step, from a Trainer's ``state.log_history``."""
+    entries = list(history)
+    figure, axes = _new_figure(title)
+    train = [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry]
+    evaluation = sorted({entry["step"]: entry["eval_loss"] for entry in entries if "eval_loss" in entry}.items())
+    if train:
+        axes.plot(*zip(*train, strict=True), color="tab:blue", alpha=0.8, label="training")
+    if evaluation:
+        axes.plot(*zip(*evaluation, strict=True), color="tab:orange", marker="o", linewidth=2, label="evaluation")
+        step, loss = evaluation[-1]
+        axes.annotate(f"{loss:.3f}", (step, loss), textcoords="offset points", xytext=(0, -16), ha="center")
+    return _save(figure, axes, path)
+
+
+def plot_arms(curves: Mapping[str, Sequence[Points]], path: str | Path, title: str) -> Path:
+    """Evaluation loss against the step: for each arm its mean over the seeds, and every seed as a thin line."""
+    figure, axes = _new_figure(title)
+    for index, (arm, seeds) in enumerate(curves.items()):
+        color = f"C{index}"
+        for points in seeds:
+            axes.plot(*zip(*points, strict=True), color=color, alpha=0.25, linewidth=1)
+        steps = [step for step, _ in seeds[0]]
+        means = [sum(at_step) / len(seeds) for at_step in zip(*([y for _, y in run] for run in seeds), strict=True)]
+        axes.plot(steps, means, color=color, marker="o", markersize=3, linewidth=2, label=arm)
+    return _save(figure, axes, path)
+
+
+def _new_figure(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=title, xlabel="optimizer steps", ylabel="loss (nats per token)")
+    axes.grid(alpha=0.3)
+    axes.margins(y=0.1)
+    return figure, axes
+
+
+def _save(figure: Figure, axes: Axes, path: str | Path) -> Path:
+    if axes.lines:
+        axes.legend()
+    figure.savefig(path)
+    return Path(path)

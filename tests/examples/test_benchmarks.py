@@ -1,0 +1,162 @@
+"""The benchmark harness: fair tuning, resumable runs, an honest table."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import clm
+from benchmarks.harness.arms import ADAMW, WEIGHT_DECAY, Arm, adafisherw, decay_groups
+from benchmarks.harness.journal import Journal
+from benchmarks.harness.problem import NewsProblem
+from benchmarks.harness.report import Result, draw, results_table, tuning_table
+from benchmarks.harness.runner import Run, train, warmup_then_cosine
+from benchmarks.harness.tuning import ABOVE, BELOW, GRID, best, tune
+from errors import InputError
+
+ARMS = (ADAMW, Arm("AdaFisherW", adafisherw))
+
+
+class Regression:
+    """A problem that takes no time."""
+
+    def describe(self):
+        return {"kind": "regression"}
+
+    def model(self, seed):
+        torch.manual_seed(seed)
+        return nn.Linear(4, 2)
+
+    def batches(self, seed):
+        generator = torch.Generator().manual_seed(seed)
+        return (torch.randn(8, 4, generator=generator) for _ in itertools.count())
+
+    def loss(self, model, batch):
+        return (model(batch) - batch[:, :2]).square().mean()
+
+    def evaluate(self, model, split):
+        return self.loss(model, torch.eye(4) * (2.0 if split == "eval" else 1.0)).item()
+
+
+def run_with(loss: float, step_ms: float = 10.0) -> Run:
+    return Run(curve=[(1, 3.0), (2, loss)], final=loss, step_ms=step_ms, state_bytes_per_parameter=4.0)
+
+
+@pytest.mark.parametrize(
+    ("optimum", "beyond"),
+    [(3e-3, ()), (1e-2, ABOVE[:1]), (3e-2, ABOVE[:2]), (1.0, ABOVE), (1e-3, BELOW[:1]), (1e-9, BELOW)],
+)
+def test_grid_grows_only_where_the_best_is_on_its_edge(optimum, beyond):
+    losses = tune(lambda lr: abs(math.log(lr / optimum)))
+    assert set(losses) == {*GRID, *beyond}
+    assert list(losses) == sorted(losses)
+    assert best(losses) == min(losses, key=lambda lr: abs(math.log(lr / optimum)))
+
+
+def test_learning_rate_warms_up_and_ends_near_zero():
+    factors = [warmup_then_cosine(step, 100) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9] == 1.0
+    assert factors[9:] == sorted(factors[9:], reverse=True)
+    assert 0 < factors[-1] < 1e-3
+
+
+def test_arms_decay_matrices_alone():
+    matrices, vectors = decay_groups(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)))
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (WEIGHT_DECAY, 0.0)
+    assert [parameter.dim() for parameter in matrices["params"]] == [2]
+    assert [parameter.dim() for parameter in vectors["params"]] == [1, 1, 1]
+
+
+def test_run_learns_and_counts_the_state():
+    run = train(Regression(), ADAMW, lr=0.03, seed=0, steps=60, split="eval")
+    assert [step for step, _ in run.curve] == [10, 20, 30, 40, 50, 60]
+    assert run.final == run.curve[-1][1] < 0.5 * run.curve[0][1]
+    # Two moments of ten float32 numbers, and a counter for each of the two parameters.
+    assert run.state_bytes_per_parameter == pytest.approx((2 * 4 * 10 + 2 * 4) / 10)
+
+
+def test_diverged_run_is_kept_as_such(tmp_path):
+    class Exploding(Regression):
+        def evaluate(self, model, split):
+            return math.nan
+
+    run = train(Exploding(), ADAMW, lr=0.03, seed=0, steps=6, split="eval")
+    assert (run.curve, run.final, run.loss) == ([], None, math.inf)
+    table = results_table({"AdamW": Result({3e-3: 1.0}, [run])}, "AdamW")
+    assert "diverged" in table
+    draw({"AdamW": Result({3e-3: 1.0}, [run])}, tmp_path / "empty.png", "title")
+    assert (tmp_path / "empty.png").exists()
+
+
+def test_finished_runs_are_not_made_again(tmp_path, monkeypatch):
+    def measure():
+        return clm.measure(Regression(), ARMS, steps=6, seeds=2, journal=Journal(tmp_path / "runs.json"))
+
+    first = measure()
+    stored = json.loads((tmp_path / "runs.json").read_text())["runs"]
+    assert len({json.dumps(entry["setting"]) for entry in stored}) == len(stored)
+    assert {entry["setting"]["split"] for entry in stored if entry["setting"]["seed"] == clm.TUNING_SEED} == {"tune"}
+    assert {entry["setting"]["split"] for entry in stored if entry["setting"]["seed"] != clm.TUNING_SEED} == {"eval"}
+
+    monkeypatch.setattr(clm, "train", lambda *args, **kwargs: pytest.fail("a finished run was made again"))
+    second = measure()
+    assert {name: result.tuning for name, result in first.items()} == {
+        name: result.tuning for name, result in second.items()
+    }
+    assert [run.final for run in first["AdaFisherW"].finals] == [run.final for run in second["AdaFisherW"].finals]
+
+
+def test_interrupted_benchmark_keeps_what_is_finished(tmp_path):
+    journal = Journal(tmp_path / "runs.json")
+    journal.run_once({"lr": 1}, lambda: run_with(2.0))
+
+    def killed():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        journal.run_once({"lr": 2}, killed)
+    again = Journal(tmp_path / "runs.json")
+    assert again.find({"lr": 1}).final == 2.0
+    assert again.find({"lr": 2}) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["runs.json"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"other": 1}'])
+def test_foreign_file_is_not_overwritten(tmp_path, content):
+    (tmp_path / "runs.json").write_text(content)
+    with pytest.raises(InputError, match="not a file of benchmark runs"):
+        Journal(tmp_path / "runs.json")
+
+
+def test_table_says_where_the_grid_was_left():
+    results = {
+        "AdamW": Result({3e-3: 2.0, 1e-2: 3.0}, [run_with(2.0), run_with(2.2)]),
+        "other": Result({1e-2: 2.0, 3e-2: 1.0}, [run_with(1.0, step_ms=15.0), run_with(1.5, step_ms=12.0)]),
+    }
+    table = results_table(results, "AdamW")
+    assert "| AdamW | 3e-3 | 2.100 ± 0.100 | × 1.00 | 4.00 |" in table
+    assert "| other | 3e-2 * | 1.250 ± 0.250 | × 1.35 | 4.00 |" in table
+    assert "* beyond the common grid 1e-3, 3e-3, 6e-3, 1e-2" in table
+    assert "| other |  | 2.000 | 1.000 |" in tuning_table(results)
+
+
+def test_news_problem_trains_on_none_of_its_evaluation_text():
+    one_layer = {"num_hidden_layers": 1}
+    problem = NewsProblem(batch_size=2, block_size=32, vocabulary=400, evaluation_blocks=3, architecture=one_layer)
+    splits = {name: {tuple(block) for block in blocks.tolist()} for name, blocks in problem._splits.items()}
+    assert len(splits["tune"]) == len(splits["eval"]) == 3
+    assert not splits["tune"] & splits["eval"]
+    assert not (splits["tune"] | splits["eval"]) & splits["train"]
+    first, again = next(problem.batches(0)), next(problem.batches(0))
+    assert first.shape == (2, 32)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, next(problem.batches(1)))
+    model = problem.model(0)
+    assert problem.evaluate(model, "tune") == pytest.approx(math.log(400), rel=0.1)
+    assert model.training
