@@ -98,3 +98,43 @@ def test_curvature_of_a_foreign_tensor():
     model = tiny()
     with pytest.raises(ValueError, match="no parameter of this optimizer"):
         AdaFisherW(model.parameters(), model=model).curvature(torch.zeros(2))
+
+
+def trained_state(**knobs):
+    model = tiny()
+    optimizer = AdaFisherW(model.parameters(), model=model, **knobs)
+    next_token_loss(model, tiny_batches(1)[0]).backward()
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+def adamw_state():
+    model = tiny()
+    optimizer = torch.optim.AdamW(model.parameters())
+    next_token_loss(model, tiny_batches(1)[0]).backward()
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        (adamw_state, "not saved by AdaFisherW: resume with the optimizer that saved it"),
+        (lambda: trained_state(mode="paper"), "mode is paper, not calibrated; .*sigma_sq is missing, not"),
+        (lambda: trained_state(structure="kronecker"), r"at 'gate', col_basis is \(1, 6, 6\), not there"),
+    ],
+    ids=["adamw", "mode", "structure"],
+)
+def test_a_state_saved_otherwise_is_refused_and_nothing_is_loaded(saved, message):
+    model = tiny()
+    optimizer = AdaFisherW(model.parameters(), model=model)
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(saved())
+    assert not optimizer.state
+
+
+def test_reference_and_paper_states_have_the_same_shapes_and_are_still_told_apart():
+    model = tiny()
+    optimizer = AdaFisherW(model.parameters(), model=model, mode="reference")
+    with pytest.raises(ValueError, match="mode is paper, not reference"):
+        optimizer.load_state_dict(trained_state(mode="paper"))

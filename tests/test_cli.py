@@ -250,6 +250,7 @@ dist.all_reduce(ranks)
 open(f"{args.output_dir}/{args.process_index}", "w").write(
     f"{dist.get_backend()} {dist.get_world_size()} {int(ranks)} {args.optim.value} {__name__}"
 )
+dist.destroy_process_group()
 sys.exit(3 if args.seed == 3 else 0)
 """
 

@@ -7,12 +7,12 @@ import math
 
 import pytest
 import torch
-from data.bbc import load_articles
-from data.split import hold_out
-from data.tokens import train_tokenizer
 from torch import nn
 
 from adafisher_hf import AdaFisherW
+from data.bbc import load_articles
+from data.split import hold_out
+from data.tokens import train_tokenizer
 from tests.models import llama
 
 STEPS, BATCH, BLOCK = 120, 16, 64
@@ -56,9 +56,7 @@ def final_loss(make, lr, seed=0):
     warmup = STEPS // 10
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min(
-            (step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * max(0, step - warmup) / (STEPS - warmup))
-        ),
+        lambda step: min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * max(0, step - warmup) / (STEPS - warmup))),
     )
     for step in range(STEPS):
         batch = training[order[step * BATCH : (step + 1) * BATCH]]

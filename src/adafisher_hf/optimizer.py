@@ -15,6 +15,7 @@ from .curvature import Block, Blocks, make_mode
 from .curvature.kronecker import Kronecker
 from .curvature.modes import unit_divisor
 from .kernels import KERNELS, Batch, Divisor, Hyper
+from .state import check_saved_state, initial_state, restore_dtypes
 
 SIGMA_FLOOR = 1e-7  # σ is at least this multiple of the RMS of all gradients of a step
 GROUP_KNOBS = ("beta", "beta2", "damping")  # knobs that a parameter group may have for itself
@@ -63,13 +64,16 @@ class AdaFisher(torch.optim.Optimizer):
             raise ValueError(f"{type(self).__name__} needs the model for its curvature hooks: pass model=model")
         self.config = AdaFisherConfig.from_knobs(knobs).resolved()
         self._warmup = self.config.update_warmup or 0
+        self._last_lrs: list[float | Tensor] = []
         self._mode = make_mode(self.config)
         self._blocks = Blocks(model, self._mode, published=self.config.mode == "reference")
         self._blocks.gate.stride = self.config.token_stride or 1
         self._finalizer = weakref.finalize(self, _remove, self._blocks.handles)
         group_knobs = {name: getattr(self.config, name) for name in GROUP_KNOBS}
         try:
-            super().__init__(_not_empty(params), dict(lr=lr, weight_decay=weight_decay, step=0, **group_knobs))
+            super().__init__(
+                _not_empty(params), dict(lr=lr, weight_decay=weight_decay, step=0, mode=self.config.mode, **group_knobs)
+            )
         except BaseException:
             self.close()
             raise
@@ -107,6 +111,8 @@ class AdaFisher(torch.optim.Optimizer):
         if self._blocks.gate.active:
             self._refresh(blocks)
         self._update(blocks)
+        # A schedule moves lr right after the step; the logs show what this step has done.
+        self._last_lrs = [group["lr"] for group in self.param_groups]
         for group in self.param_groups:
             group["step"] += 1
         self._blocks.gate.active = self._refresh_due()
@@ -144,14 +150,14 @@ class AdaFisher(torch.optim.Optimizer):
         self._finalizer()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state, keeping the dtypes it was saved with (torch casts everything to the parameter's dtype)."""
+        """Loads a state, keeping the dtypes it was saved with (torch casts everything to the parameter's dtype).
+
+        Raises:
+            ValueError: the state is that of another optimizer, mode, structure or model; nothing was loaded.
+        """
+        check_saved_state(self, state_dict)
         super().load_state_dict(state_dict)
-        saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
-        params = [p for group in self.param_groups for p in group["params"]]
-        for saved_id, param in zip(saved_ids, params, strict=True):
-            for key, value in state_dict["state"].get(saved_id, {}).items():
-                if isinstance(value, Tensor):
-                    self.state[param][key] = value.detach().to(device=param.device, copy=True)
+        restore_dtypes(self, state_dict)
         for block in self._blocks:
             block.divisor = None
         self._blocks.take_nothing()
@@ -167,23 +173,10 @@ class AdaFisher(torch.optim.Optimizer):
         return 0.95 if self.param_groups[0]["step"] < self._warmup else 0.8
 
     def _init_missing_state(self, blocks: dict[int, Block]) -> None:
-        # All keys from the first step on, gradient or not: distributed checkpoints drop what appears later.
         for group in self.param_groups:
             for param in group["params"]:
                 if param not in self.state and param.requires_grad and param.numel():
-                    self.state[param] = self._initial_state(param, blocks[id(param)])
-
-    def _initial_state(self, param: Tensor, block: Block) -> dict[str, Tensor]:
-        dtype = torch.promote_types(param.dtype, torch.float32)
-        stack = block.layouts[0].shape[0] if block.layouts[0].independent else 1
-        like = torch.empty(0, dtype=dtype, device=param.device)
-        state = {"step": like.new_zeros(stack), "exp_avg": like.new_zeros(param.shape)}
-        if self.config.mode == "calibrated":
-            state["sigma_sq"] = like.new_zeros(stack)
-        if block.taps or self._mode.uses_gradient:
-            for k, layout in enumerate(block.layouts):
-                self._mode.init(state, k, layout, like)
-        return state
+                    self.state[param] = initial_state(self, param, blocks[id(param)], param.device)
 
     def _is_dry_step(self) -> bool:
         """Distributed checkpoints call step() with zero gradients, before anything was trained, to make the state."""

@@ -23,7 +23,7 @@ class ParameterSummary(NamedTuple):
     Attributes:
         mean: mean(F) of the last refresh; in calibrated mode before it is normalised, so it carries the loss's scale.
         log_spread: standard deviation of log10 of the divisor over the parameter's entries.
-        update: norm of the next update without weight decay, ‖α u‖.
+        update: norm of the last update without weight decay, ‖α u‖.
         weight: norm of the parameter.
     """
 
@@ -40,14 +40,14 @@ def by_parameter(optimizer: AdaFisher) -> list[ParameterSummary]:
     """One row for every parameter that has taken a step. Waits for the device once."""
     rows, values = [], []
     blocks = optimizer._blocks.by_parameter()
-    for group in optimizer.param_groups:
+    for group, lr in zip(optimizer.param_groups, optimizer._last_lrs, strict=False):
         for param in group["params"]:
             state = optimizer.state.get(param)
             if state:
                 block = blocks[id(param)]
                 divisor = optimizer._divisor(param, block)
                 mean = divisor.dense().mean() if block.raw_mean is None else block.raw_mean.mean()
-                update = _update_norm(optimizer, group, state, divisor, block.layouts[0].shape)
+                update = lr * _update_norm(optimizer, group, state, divisor, block.layouts[0].shape)
                 numbers = (mean, _log_spread(divisor), update, param.norm())
                 values.append(torch.stack([number.double().reshape(()).cpu() for number in numbers]))
                 rows.append((block.name, block.kind))
@@ -84,13 +84,13 @@ def _update_norm(
     momentum = state["exp_avg"].view(shape)
     if optimizer.config.mode != "calibrated":
         steps = state["step"].clamp(min=1)
-        return (divisor.divide(momentum) / (1 - group["beta"] ** steps)).norm() * group["lr"]
+        return (divisor.divide(momentum) / (1 - group["beta"] ** steps)).norm()
     # Grafted: the update is as long as the momentum in units of σ, whatever the curvature.
     steps = state["step"].clamp(min=1)
     sigma = (state["sigma_sq"] / (1 - group["beta2"] ** steps)).sqrt()
     length = momentum.flatten(1).norm(dim=1) if len(steps) > 1 else momentum.norm().reshape(1)
     lengths = length / ((1 - group["beta"] ** steps) * sigma)
-    return torch.where(sigma > 0, lengths, 0.0).norm() * group["lr"]
+    return torch.where(sigma > 0, lengths, 0.0).norm()
 
 
 def _log_spread(divisor: Divisor) -> Tensor:

@@ -1,0 +1,76 @@
+"""The optimizer's state: what a parameter starts with, and whether a saved one fits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .curvature import Block
+
+if TYPE_CHECKING:
+    from .optimizer import AdaFisher
+
+
+def initial_state(optimizer: AdaFisher, param: Tensor, block: Block, device: torch.device) -> dict[str, Tensor]:
+    """All keys that the parameter will ever have: distributed checkpoints drop what appears later."""
+    wide = torch.promote_types(param.dtype, torch.float32)
+    stack = block.layouts[0].shape[0] if block.layouts[0].independent else 1
+    like = torch.empty(0, dtype=wide, device=device)
+    state = {"step": like.new_zeros(stack), "exp_avg": like.new_zeros(param.shape)}
+    if optimizer.config.mode == "calibrated":
+        state["sigma_sq"] = like.new_zeros(stack)
+    if block.taps or optimizer._mode.uses_gradient:
+        for k, layout in enumerate(block.layouts):
+            optimizer._mode.init(state, k, layout, like)
+    return state
+
+
+def check_saved_state(optimizer: AdaFisher, state_dict: dict[str, Any]) -> None:
+    """Refuses a state that another optimizer, mode, structure or model has saved.
+
+    Raises:
+        ValueError: it says what was found and what to do.
+    """
+    if any("mode" not in group for group in state_dict["param_groups"]):
+        raise ValueError(
+            f"this optimizer state was not saved by {type(optimizer).__name__}: resume with the optimizer that saved "
+            "it, or start a new run from the checkpoint's weights"
+        )
+    blocks = optimizer._blocks.by_parameter()
+    for saved_group, group in zip(state_dict["param_groups"], optimizer.param_groups, strict=False):
+        for saved_id, param in zip(saved_group["params"], group["params"], strict=False):
+            saved = state_dict["state"].get(saved_id)
+            if saved:
+                expected = initial_state(optimizer, param, blocks[id(param)], torch.device("meta"))
+                _check_parameter(optimizer, blocks[id(param)].name, saved_group["mode"], _shapes(saved), expected)
+
+
+def restore_dtypes(optimizer: AdaFisher, state_dict: dict[str, Any]) -> None:
+    """Puts the saved tensors back as they were: torch casts them to the parameter's dtype when it loads them."""
+    saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for saved_id, param in zip(saved_ids, params, strict=True):
+        for key, value in state_dict["state"].get(saved_id, {}).items():
+            if isinstance(value, Tensor):
+                optimizer.state[param][key] = value.detach().to(device=param.device, copy=True)
+
+
+def _check_parameter(
+    optimizer: AdaFisher, name: str, saved_mode: str, saved: dict[str, tuple], expected: dict[str, Tensor]
+) -> None:
+    found: dict[str, Any] = {"mode": saved_mode, **saved}
+    needed: dict[str, Any] = {"mode": optimizer.config.mode, **_shapes(expected)}
+    different = sorted(key for key in found.keys() | needed.keys() if found.get(key) != needed.get(key))
+    if different:
+        what = "; ".join(f"{key} is {found.get(key, 'missing')}, not {needed.get(key, 'there')}" for key in different)
+        raise ValueError(
+            f"this optimizer state was saved with other options or for another model; at {name!r}, {what}. "
+            "Resume with the options it was saved with (AdaFisherTrainer keeps them in the checkpoint's "
+            "adafisher_config.json: optim_args='config=CHECKPOINT'), or start a new run from the checkpoint's weights"
+        )
+
+
+def _shapes(state: dict[str, Any]) -> dict[str, tuple]:
+    return {key: tuple(value.shape) for key, value in state.items() if isinstance(value, Tensor)}

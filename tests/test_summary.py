@@ -1,0 +1,52 @@
+"""The numbers for the logs, against what the step has really done."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from adafisher_hf import AdaFisherW
+from adafisher_hf.summary import by_parameter
+from tests.models import next_token_loss, tiny, tiny_batches
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [{}, {"structure": "kronecker"}, {"mode": "paper", "lr": 1e-5}, {"mode": "reference", "lr": 1e-5}],
+    ids=["diagonal", "kronecker", "paper", "reference"],
+)
+def test_update_is_that_of_the_last_step_whatever_the_schedule_does_next(knobs):
+    model = tiny()
+    optimizer = AdaFisherW(model.parameters(), model=model, **{"lr": 1e-2, **knobs})
+    names = [name for name, _ in model.named_parameters()]
+    for batch in tiny_batches(3):
+        before = [p.detach().clone() for p in model.parameters()]
+        next_token_loss(model, batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    moved = {n: (p - old).norm().item() for n, p, old in zip(names, model.parameters(), before, strict=True)}
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    rows = {row.name: row for row in by_parameter(optimizer)}
+    assert rows.keys() == moved.keys()
+    for name, row in rows.items():
+        assert row.update == pytest.approx(moved[name], rel=1e-6)
+
+
+def test_log_spread_and_weight():
+    model = tiny()
+    optimizer = AdaFisherW(model.parameters(), model=model, lr=1e-2)
+    next_token_loss(model, tiny_batches(1)[0]).backward()
+    optimizer.step()
+    parameters = dict(model.named_parameters())
+    for row in by_parameter(optimizer):
+        parameter = parameters[row.name]
+        assert row.weight == pytest.approx(parameter.norm().item())
+        spread = optimizer.curvature(parameter).log10().std(correction=0).item()
+        assert row.log_spread == pytest.approx(spread, rel=1e-9)
+
+
+def test_no_step_no_rows():
+    model = tiny()
+    assert AdaFisherW(model.parameters(), model=model).summary() == {}
+    assert torch.isfinite(model.head.weight).all()
