@@ -186,6 +186,39 @@ def test_coverage_of_a_model_type_needs_no_memory(capsys):
     assert numbers == 6_738_415_616
 
 
+def test_memory_is_that_of_a_step(folder, capsys):
+    args = "structure=kronecker,max_factor_dim=8"
+    assert main(["coverage", str(folder), "--memory", "--json", "--optim_args", args]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["setting"] for row in rows][::6] == ["AdamW", args]
+    ids = torch.zeros(1, 3, dtype=torch.long)
+    for row in rows:
+        model = GPT2LMHeadModel(small_gpt2())
+        if row["setting"] == "AdamW":
+            optimizer = torch.optim.AdamW(model.parameters())
+        else:
+            knobs = adafisher_hf.AdaFisherConfig.from_optim_args(row["setting"]).to_dict()
+            optimizer = adafisher_hf.AdaFisherW(model, **knobs)
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        tensors = [
+            t
+            for state in optimizer.state.values()
+            for name, t in state.items()
+            if row["setting"] != "AdamW" or name != "step"
+        ]
+        assert row["bytes"] == sum(t.numel() * t.element_size() for t in tensors)
+        assert row["per_parameter"] == row["bytes"] / model.num_parameters()
+
+
+def test_memory_prints_a_table_and_refuses_wrong_options(folder, capsys):
+    assert main(["coverage", str(folder), "--memory"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split("  ")[0] == "optimizer state" and lines[1].endswith(" 8.00")
+    assert main(["coverage", str(folder), "--memory", "--optim_args", "gama=1"]) == 2
+    assert "did you mean 'gamma'" in capsys.readouterr().err
+
+
 def test_coverage_follows_architectures_task_and_config(tmp_path, capsys):
     config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=11)
 

@@ -79,16 +79,36 @@ def test_kernels_agree(cls, mode, dtype):
 
 
 @every_structure
-def test_kernels_agree_on_every_structure(structure):
-    plain, foreach = (trajectory(kernel=kernel, **STRUCTURES[structure]) for kernel in ("plain", "foreach"))
+@pytest.mark.parametrize("cls", [AdaFisher, AdaFisherW])
+@pytest.mark.parametrize("state_dtype", ["float32", "bfloat16"])
+def test_kernels_agree_on_every_structure(cls, structure, state_dtype):
+    knobs = dict(state_dtype=state_dtype, **STRUCTURES[structure])
+    plain, foreach = (trajectory(cls, kernel=kernel, **knobs) for kernel in ("plain", "foreach"))
     torch.testing.assert_close(foreach, plain, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("setting", [*STRUCTURES, "paper", "reference"])
+@every_structure
+@pytest.mark.parametrize("kernel", ["plain", "foreach"])
+def test_a_bfloat16_momentum_is_the_only_thing_that_is_rounded(structure, kernel):
+    """Every other buffer stays wide, and the trajectory stays within bfloat16's relative precision of a step."""
+    model = tiny()
+    optimizer = AdaFisherW(model.parameters(), model=model, state_dtype="bfloat16", lr=1e-2, kernel=kernel)
+    start = train(model, optimizer, [])
+    train(model, optimizer, tiny_batches(2))
+    for state in optimizer.state.values():
+        narrow = [key for key, value in state.items() if value.dtype != torch.float64]
+        assert narrow == ["exp_avg"] and state["exp_avg"].dtype == torch.bfloat16
+    knobs = dict(kernel=kernel, weight_decay=0.0, **STRUCTURES[structure])
+    rounded, exact = trajectory(state_dtype="bfloat16", **knobs), trajectory(**knobs)
+    assert 0 < (rounded - exact).norm() < 2e-2 * (exact - start).norm()
+
+
+@pytest.mark.parametrize("setting", [*STRUCTURES, "paper", "reference", "bfloat16"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_resume_is_bitwise(setting, dtype):
     batches = tiny_batches(14)
-    chosen = STRUCTURES.get(setting, {"mode": setting, "lr": 1e-4})
+    others = {"paper": {"mode": "paper", "lr": 1e-4}, "reference": {"mode": "reference", "lr": 1e-4}}
+    chosen = {**STRUCTURES, **others, "bfloat16": {"state_dtype": "bfloat16"}}[setting]
     knobs = dict(lr=1e-2, update_warmup=3, update_interval=4, weight_decay=0.1) | chosen
     model = tiny(dtype=dtype)
     optimizer = AdaFisherW(model.parameters(), model=model, **knobs)
@@ -104,7 +124,8 @@ def test_resume_is_bitwise(setting, dtype):
     second = AdaFisherW(resumed.parameters(), model=resumed, **knobs)
     second.load_state_dict(saved["optimizer"])
     for state in second.state.values():
-        assert all(value.dtype == torch.promote_types(dtype, torch.float32) for value in state.values())
+        wide = {key: value.dtype for key, value in state.items() if key != "exp_avg" or setting != "bfloat16"}
+        assert set(wide.values()) == {torch.promote_types(dtype, torch.float32)}
     assert torch.equal(train(resumed, second, batches[6:]), straight)
 
 

@@ -127,6 +127,10 @@ def _add_coverage(commands: Any) -> None:
         "--task", choices=TASKS, default="auto", help="which AutoModel to build (default: what the config says)"
     )
     parser.add_argument("--summary", action="store_true", help="only the shares by kind")
+    parser.add_argument("--memory", action="store_true", help="bytes of optimizer state instead, beside AdamW's")
+    parser.add_argument(
+        "--optim_args", metavar="ARGS", help="with --memory: one more row for these (such as max_factor_dim=4096)"
+    )
     parser.add_argument("--json", action="store_true", help="JSON in place of tables")
     parser.set_defaults(run=_coverage)
 
@@ -134,8 +138,12 @@ def _add_coverage(commands: Any) -> None:
 def _coverage(options: argparse.Namespace, rest: list[str]) -> int:
     from .curvature import coverage
 
-    rows = coverage(_build_on_meta(options.model, options.task))
-    text = _as_json(rows, options.summary) if options.json else _as_tables(rows, options.summary)
+    model = _build_on_meta(options.model, options.task)
+    if options.memory:
+        text = _memory(model, options.optim_args, options.json)
+    else:
+        rows = coverage(model)
+        text = _as_json(rows, options.summary) if options.json else _as_tables(rows, options.summary)
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -168,6 +176,22 @@ def _as_tables(rows: list[CoverageRow], only_summary: bool) -> str:
         [(row.name, "×".join(map(str, row.shape)) or "scalar", row.kind, ", ".join(row.owners)) for row in rows],
     )
     return f"{parameters}\n\n{shares}"
+
+
+def _memory(model: nn.Module, optim_args: str | None, as_json: bool) -> str:
+    from .memory import SETTINGS, compare_settings
+
+    try:
+        rows = compare_settings(model, SETTINGS if optim_args is None else (*SETTINGS, optim_args))
+    except (TypeError, ValueError, FileNotFoundError) as error:
+        raise UsageError(str(error)) from error
+    if as_json:
+        return json.dumps([row._asdict() for row in rows], indent=2)
+    return _table(
+        ("optimizer state", "bytes", "bytes / parameter"),
+        [(row.setting, f"{row.bytes:,}", f"{row.per_parameter:.2f}") for row in rows],
+        right=(1, 2),
+    )
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:

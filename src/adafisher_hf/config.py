@@ -23,6 +23,7 @@ FORMAT_VERSION = 1
 MODES = ("calibrated", "paper", "reference")
 STRUCTURES = ("diagonal", "kronecker")
 SECOND_MOMENTS = ("factors", "rotated")
+STATE_DTYPES = ("float32", "bfloat16")
 KERNELS = ("auto", "plain", "foreach")
 
 # What None stands for. Calibrated γ stays None: it changes when the dense warm-up ends.
@@ -106,6 +107,11 @@ class AdaFisherConfig:
     )
     token_stride: int | None = _knob(
         None, Interval(1), "take the statistics of every so many tokens of a sequence (diagonal: 1; kronecker: 4)"
+    )
+    state_dtype: str = _knob(
+        "float32",
+        STATE_DTYPES,
+        "of the momentum (float64 for float64 parameters if float32 is asked for); all else is float32 at least",
     )
     kernel: str = _knob("auto", KERNELS, "implementation of the update")
 

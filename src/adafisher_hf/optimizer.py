@@ -217,7 +217,7 @@ class AdaFisher(torch.optim.Optimizer):
         for index, group in enumerate(self.param_groups):
             for param in group["params"]:
                 if param.grad is not None and param.numel():
-                    batch = batches[index, param.device, self.state[param]["exp_avg"].dtype]
+                    batch = batches[index, param.device, self.state[param]["step"].dtype]
                     self._collect(batch, param, blocks[id(param)], write_back)
         floor = _sigma_floor(batches.values())
         kernel = KERNELS[self.config.kernel]
@@ -241,14 +241,14 @@ class AdaFisher(torch.optim.Optimizer):
         batch.steps += state["step"].unbind()
         batch.sigma_sqs += state["sigma_sq"].unbind() if "sigma_sq" in state else []
         batch.divisors += divisor.blocks() if split else [divisor]
-        norms = torch._foreach_norm(batch.grads[-len(state["step"]) :], 2, exp_avg.dtype)
+        norms = torch._foreach_norm(batch.grads[-len(state["step"]) :], 2, state["step"].dtype)
         batch.grad_sqs += [norm.square() for norm in norms]
 
     def _divisor(self, param: Tensor, block: Block) -> Divisor:
         if block.divisor is None:
             state = self.state[param]
             if "row_factor_0" not in state:
-                block.divisor = unit_divisor(block.layouts[0], state["exp_avg"])
+                block.divisor = unit_divisor(block.layouts[0], state["step"])
             else:
                 block.divisor = self._mode.divisor(state, block.layouts, self._group_of(param)["damping"])
         return block.divisor

@@ -18,7 +18,8 @@ def initial_state(optimizer: AdaFisher, param: Tensor, block: Block, device: tor
     wide = torch.promote_types(param.dtype, torch.float32)
     stack = block.layouts[0].shape[0] if block.layouts[0].independent else 1
     like = torch.empty(0, dtype=wide, device=device)
-    state = {"step": like.new_zeros(stack), "exp_avg": like.new_zeros(param.shape)}
+    momentum_dtype = torch.bfloat16 if optimizer.config.state_dtype == "bfloat16" else wide
+    state = {"step": like.new_zeros(stack), "exp_avg": like.new_zeros(param.shape, dtype=momentum_dtype)}
     if optimizer.config.mode == "calibrated":
         state["sigma_sq"] = like.new_zeros(stack)
     if block.taps or optimizer._mode.uses_gradient:

@@ -16,7 +16,7 @@ class Batch:
     Attributes:
         params: the weights, viewed as (stack, rows, cols); updated in place.
         grads: their gradients, same view.
-        exp_avgs: momentum, same view, in the state's dtype; updated in place.
+        exp_avgs: momentum, same view, in the state's dtype or in bfloat16; updated in place.
         steps: number of gradients seen, shape (); updated in place.
         sigma_sqs: EMA of mean(g²), shape (); updated in place. Used by the calibrated update only.
         divisors: D of each block.

@@ -21,9 +21,9 @@ class Basis:
     cols: Tensor | None = None
 
     def rotate(self, x: Tensor) -> Tensor:
-        """Q_rowsᵀ x Q_cols: into the basis."""
-        x = x if self.rows is None else self.rows.mT @ x
-        return x if self.cols is None else x @ self.cols
+        """Q_rowsᵀ x Q_cols: into the basis, in the basis's dtype."""
+        x = x if self.rows is None else self.rows.mT @ x.to(self.rows.dtype)
+        return x if self.cols is None else x.to(self.cols.dtype) @ self.cols
 
     def rotate_back(self, x: Tensor) -> Tensor:
         """Q_rows x Q_colsᵀ: out of the basis."""

@@ -39,19 +39,27 @@ def _update_bucket(
     # The one temporary: gradient, then divisor, then update. Where the gradient is not finite it is the momentum
     # itself, which leaves the momentum as it was.
     triples = zip(finite.unbind(), batch.grads[bucket], exp_avgs, strict=True)
-    work = [torch.where(ok, grad, exp_avg) for ok, grad, exp_avg in triples]
+    work = [torch.where(ok, grad, exp_avg).to(correction.dtype) for ok, grad, exp_avg in triples]
     if hyper.weight_decay and not hyper.decoupled:
         _add_scaled(work, params, decay * sigma)
-    torch._foreach_lerp_(exp_avgs, work, 1 - hyper.beta)
+    _average(exp_avgs, work, hyper.beta)
     for divisor, exp_avg, out in zip(batch.divisors[bucket], exp_avgs, work, strict=True):
         divisor.divide(exp_avg, out=out)
     scale = taken * hyper.lr / correction
     if hyper.calibrated:
-        scale = scale * _finite_or_zero(_norms(exp_avgs) / (_norms(work) * sigma))
+        scale = scale * _finite_or_zero(_norms(exp_avgs, sigma.dtype) / (_norms(work, sigma.dtype) * sigma))
     torch._foreach_mul_(work, list(scale.to(work[0].dtype).unbind()))
     if hyper.weight_decay and hyper.decoupled:
         _add_scaled(work, params, decay * hyper.lr)
     torch._foreach_sub_(params, work)
+
+
+def _average(exp_avgs: list[Tensor], work: list[Tensor], beta: float) -> None:
+    if exp_avgs[0].dtype == work[0].dtype:
+        torch._foreach_lerp_(exp_avgs, work, 1 - beta)
+    else:  # averaged in work's precision, and rounded once
+        for exp_avg, new in zip(exp_avgs, work, strict=True):
+            exp_avg.copy_(new.mul_(1 - beta).add_(exp_avg, alpha=beta))
 
 
 def _sigma(batch: Batch, hyper: Hyper, grad_sq: Tensor, finite: Tensor, steps: Tensor) -> Tensor:
@@ -68,8 +76,8 @@ def _add_scaled(work: list[Tensor], params: list[Tensor], scales: Tensor) -> Non
         out.addcmul_(param.to(out.dtype), scale.to(out.dtype))
 
 
-def _norms(tensors: list[Tensor]) -> Tensor:
-    return torch.stack(torch._foreach_norm(tensors))
+def _norms(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
+    return torch.stack(torch._foreach_norm(tensors, 2, dtype))
 
 
 def _finite_or_zero(x: Tensor) -> Tensor:

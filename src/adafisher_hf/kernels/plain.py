@@ -21,14 +21,14 @@ def update(batch: Batch, hyper: Hyper) -> None:
 
 def _update(batch: Batch, i: int, hyper: Hyper) -> None:
     param, exp_avg, step = batch.params[i], batch.exp_avgs[i], batch.steps[i]
-    theta, grad = param.to(exp_avg.dtype), batch.grads[i].to(exp_avg.dtype)
+    theta, grad = param.to(step.dtype), batch.grads[i].to(step.dtype)
     step += 1
     batch.divisors[i].observe(grad, batch.grad_sqs[i])
-    sigma = _sigma(batch, i, hyper) if hyper.calibrated else torch.ones_like(exp_avg[0, 0, 0])
+    sigma = _sigma(batch, i, hyper) if hyper.calibrated else torch.ones_like(step)
     if not hyper.decoupled:
         grad = grad + hyper.weight_decay * sigma * theta
-    exp_avg.lerp_(grad, 1 - hyper.beta)
-    momentum = exp_avg / (1 - hyper.beta ** step.item())
+    exp_avg.copy_(exp_avg.to(step.dtype).lerp(grad, 1 - hyper.beta))
+    momentum = exp_avg.to(step.dtype) / (1 - hyper.beta ** step.item())
     divisor = batch.divisors[i]
     update = _grafted(momentum, sigma, divisor) if hyper.calibrated else _divided(momentum, divisor)
     if hyper.decoupled:
