@@ -15,7 +15,7 @@ from data.split import hold_out
 from data.tokens import train_tokenizer
 from tests.models import llama
 
-STEPS, BATCH, BLOCK = 120, 16, 64
+STEPS, BATCH, BLOCK = 300, 16, 64
 GRID = (2e-3, 4e-3, 8e-3)  # the same learning rates for both
 
 
