@@ -7,7 +7,7 @@ OFFLINE := HF_HUB_OFFLINE=1
 PYTEST := OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format bench-clm
+.PHONY: help install demo test test-slow lint format bench-pretrain
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: install  ## train a small language model on news text with AdaFisherW (minutes on two cores)
 	rm -rf runs/demo
-	$(OFFLINE) $(BIN)/python examples/run_clm.py --output_dir runs/demo --do_train --do_eval \
+	$(OFFLINE) $(BIN)/python examples/run_pretrain.py --output_dir runs/demo --do_train --do_eval \
 		--optim adafisherw --learning_rate 3e-3 --lr_scheduler_type cosine --warmup_steps 0.1 --weight_decay 0.1 \
 		--max_steps 300 --per_device_train_batch_size 16 --per_device_eval_batch_size 16 --block_size 128 \
 		--eval_strategy steps --eval_steps 100 --save_steps 100 --save_total_limit 2 --logging_steps 10
@@ -43,5 +43,5 @@ format: install  ## fix style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-clm: install  ## measure the table of the README (an hour or more; goes on where it was stopped)
-	$(OFFLINE) $(BIN)/python examples/benchmarks/clm.py --out runs/bench-clm
+bench-pretrain: install  ## measure the table of the README (an hour and more; goes on where it stopped)
+	$(OFFLINE) $(BIN)/python examples/benchmarks/pretrain.py --out runs/bench-pretrain

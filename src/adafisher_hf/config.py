@@ -26,14 +26,14 @@ SECOND_MOMENTS = ("factors", "rotated")
 STATE_DTYPES = ("float32", "bfloat16")
 KERNELS = ("auto", "plain", "foreach")
 
-# What None stands for. Calibrated γ stays None: it changes when the dense warm-up ends.
-MODE_DEFAULTS: dict[str, dict[str, Any]] = {
-    "calibrated": {"damping": 0.1, "update_warmup": 100},
-    "paper": {"damping": 1e-3, "gamma": 0.8, "update_warmup": 0},
-    "reference": {"damping": 1e-3, "gamma": 0.8, "update_warmup": 0},
+# What None stands for, by mode and structure. Calibrated γ stays None: it changes when the dense warm-up ends.
+PUBLISHED: dict[str, Any] = {"damping": 1e-3, "gamma": 0.8, "update_warmup": 0, "token_stride": 1}
+DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
+    ("calibrated", "diagonal"): {"damping": 0.1, "update_warmup": 100, "token_stride": 1},
+    ("calibrated", "kronecker"): {"damping": 0.3, "update_warmup": 100, "token_stride": 4},
+    ("paper", "diagonal"): PUBLISHED,
+    ("reference", "diagonal"): PUBLISHED,
 }
-
-STRUCTURE_DEFAULTS: dict[str, dict[str, Any]] = {"diagonal": {"token_stride": 1}, "kronecker": {"token_stride": 4}}
 
 TRAINER_ARGUMENTS = {"lr": "learning_rate", "learning_rate": "learning_rate", "weight_decay": "weight_decay"}
 
@@ -81,7 +81,7 @@ class AdaFisherConfig:
     damping: float | None = _knob(
         None,
         Interval(0, open_low=True),
-        "calibrated: multiple τ of the mean curvature (0.1); paper and reference: the constant λ (0.001)",
+        "calibrated: multiple τ of the mean curvature (0.1, kronecker 0.3); paper and reference: the constant λ (0.001)",
     )
     beta2: float = _knob(0.95, Interval(0, 1), "decay of the gradient scale σ (calibrated only)")
     gamma: float | None = _knob(
@@ -139,7 +139,7 @@ class AdaFisherConfig:
 
     def resolved(self) -> AdaFisherConfig:
         """The same with the defaults of its mode and structure in place of None."""
-        defaults = {**MODE_DEFAULTS[self.mode], **STRUCTURE_DEFAULTS[self.structure]}
+        defaults = DEFAULTS[self.mode, self.structure]
         return self._with({key: value for key, value in defaults.items() if getattr(self, key) is None})
 
     def to_dict(self) -> dict[str, Any]:
@@ -267,10 +267,9 @@ class AdaFisherConfig:
 
     def _unresolved(self, changes: Mapping[str, Any]) -> AdaFisherConfig:
         # A saved config is a resolved one: its τ = 0.1 must not become λ = 0.1 when another mode is asked for.
-        stale: dict[str, Any] = {}
-        for choice, defaults in (("mode", MODE_DEFAULTS), ("structure", STRUCTURE_DEFAULTS)):
-            if changes.get(choice, getattr(self, choice)) != getattr(self, choice):
-                stale |= defaults[getattr(self, choice)]
+        if all(changes.get(choice, getattr(self, choice)) == getattr(self, choice) for choice in ("mode", "structure")):
+            return self
+        stale = DEFAULTS[self.mode, self.structure]
         return self._with({key: None for key, value in stale.items() if getattr(self, key) == value})
 
     def _to_json(self) -> str:

@@ -49,4 +49,34 @@ def adafisherw(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Op
     return AdaFisherW(groups, model=model, **knobs)
 
 
+def soap(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
+    from pytorch_optimizer import SOAP
+
+    return SOAP(groups, **knobs)
+
+
+def muon(groups: Groups, model: nn.Module, *, lr: float, **knobs: Any) -> torch.optim.Optimizer:
+    """Muon for the matrices of the hidden layers, AdamW for the rest, as its author says; one learning rate for both.
+
+    (``use_adjusted_lr`` gives Muon's update the size of AdamW's.)
+    """
+    from pytorch_optimizer import Muon
+
+    outer = {
+        id(layer.weight)
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Embedding) or name.endswith("head")
+    }
+
+    def is_hidden(parameter: nn.Parameter) -> bool:
+        return parameter.dim() > 1 and id(parameter) not in outer
+
+    parts = [
+        {**group, "params": [p for p in group["params"] if is_hidden(p) is use_muon], "use_muon": use_muon, "lr": lr}
+        for group in groups
+        for use_muon in (True, False)
+    ]
+    return Muon([part for part in parts if part["params"]], use_adjusted_lr=True, **knobs)
+
+
 ADAMW = Arm("AdamW", adamw, {"betas": [0.9, 0.95]})

@@ -11,39 +11,89 @@ from pathlib import Path
 from plotting import plot_arms
 
 from .runner import Run
+from .timing import Timing
 from .tuning import GRID, best
 
+CLOSE = 0.1  # nats
 
-@dataclass(frozen=True)
+
+@dataclass
 class Result:
-    """An arm: its losses on the tuning split by learning rate, and its runs at the best one, a run a seed."""
+    """What is known of an arm.
+
+    Attributes:
+        tuning: losses on the tuning split by learning rate.
+        finals: runs at the best one, a run a seed.
+        steps_to_baseline: the shortest schedule that ends at the baseline's final loss or below; None: not reached.
+        timing: of its steps.
+        equal_time: runs that take as long as the baseline's, a run a seed.
+    """
 
     tuning: dict[float, float]
-    finals: Sequence[Run]
+    finals: Sequence[Run] = ()
+    steps_to_baseline: int | None = None
+    timing: Timing | None = None
+    equal_time: Sequence[Run] = ()
 
     @property
     def lr(self) -> float:
         return best(self.tuning)
 
+    @property
+    def mean_loss(self) -> float:
+        return statistics.mean(run.loss for run in self.finals)
 
-def results_table(results: Mapping[str, Result], baseline: str) -> str:
+    def usable_rates(self) -> tuple[float, float]:
+        """The learning rates around the best one whose tuning loss is within ``CLOSE`` of it."""
+        rates = list(self.tuning)
+        low = high = rates.index(self.lr)
+        limit = self.tuning[self.lr] + CLOSE
+        while low > 0 and self.tuning[rates[low - 1]] <= limit:
+            low -= 1
+        while high + 1 < len(rates) and self.tuning[rates[high + 1]] <= limit:
+            high += 1
+        return rates[low], rates[high]
+
+
+def results_table(results: Mapping[str, Result], baseline: str, steps: int) -> str:
     """Markdown: an arm a row. The spread is half the distance between the best and the worst seed."""
-    header = ["arm", "best lr", "eval loss", "step time", "state bytes / parameter"]
-    rows = [
-        [
-            name,
-            _rate(result.lr) + ("" if result.lr in GRID else " *"),
-            _mean_and_spread([run.loss for run in result.finals]),
-            f"× {_time_ratio(result, results[baseline]):.2f}",
-            f"{result.finals[0].state_bytes_per_parameter:.2f}",
-        ]
-        for name, result in results.items()
+    header = [
+        "arm",
+        "best lr",
+        f"within {CLOSE} nats",
+        f"loss at {steps} steps",
+        f"loss at {baseline}'s time",
+        f"steps to {baseline}'s loss",
+        "time to it",
+        "time / step",
+        "state bytes / parameter",
     ]
+    rows = [[name, *_cells(result, results[baseline], steps)] for name, result in results.items()]
     seeds = len(results[baseline].finals)
-    note = f"Mean ± half range over {seeds} seeds; step time relative to {baseline}, median over the seeds."
+    note = (
+        f"Mean ± half range over {seeds} seeds. Time is relative to {baseline}: of the whole run, and in brackets after "
+        "the dense warm-up."
+    )
     if any(result.lr not in GRID for result in results.values()):
         note += f" * beyond the common grid {', '.join(map(_rate, GRID))}, which grows while the best is on its edge."
     return f"{_markdown(header, rows)}\n\n{note}"
+
+
+def _cells(result: Result, baseline: Result, steps: int) -> list[str]:
+    low, high = result.usable_rates()
+    assert result.timing is not None
+    reached = steps if result is baseline else result.steps_to_baseline
+    share = None if reached is None else reached / steps
+    return [
+        _rate(result.lr) + ("" if result.lr in GRID else " *"),
+        f"{_rate(low)} – {_rate(high)}",
+        _mean_and_spread([run.loss for run in result.finals]),
+        _mean_and_spread([run.loss for run in result.equal_time]),
+        "not reached" if share is None else f"{reached} (× {share:.2f})",
+        "" if share is None else f"× {share * result.timing.ratio:.2f}",
+        f"× {result.timing.ratio:.2f} ({result.timing.steady:.2f})",
+        f"{result.finals[0].state_bytes_per_parameter:.2f}",
+    ]
 
 
 def tuning_table(results: Mapping[str, Result]) -> str:
@@ -64,12 +114,6 @@ def draw(results: Mapping[str, Result], path: Path, title: str) -> Path:
         if all(math.isfinite(run.loss) for run in result.finals)
     }
     return plot_arms(curves, path, title)
-
-
-def _time_ratio(result: Result, baseline: Result) -> float:
-    # Seed by seed: the runs of one seed follow each other, so a machine that slows down slows both.
-    pairs = zip(result.finals, baseline.finals, strict=True)
-    return statistics.median(run.step_ms / base.step_ms for run, base in pairs)
 
 
 def _mean_and_spread(losses: Sequence[float]) -> str:

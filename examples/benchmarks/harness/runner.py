@@ -18,7 +18,7 @@ from .problem import Problem, Split
 
 WARMUP_SHARE = 0.1
 CLIP = 1.0
-EVALUATIONS = 6
+EVALUATIONS = 10
 
 
 @dataclass(frozen=True)
@@ -51,35 +51,56 @@ def setting(problem: Problem, arm: Arm, *, lr: float, seed: int, steps: int, spl
     }
 
 
+class Training:
+    """A model on its way: one optimizer step at a time, with the clock on the step alone.
+
+    Attributes:
+        seconds: spent in steps so far.
+        steps_done: steps so far.
+    """
+
+    def __init__(self, problem: Problem, arm: Arm, *, lr: float, seed: int, steps: int):
+        self.problem = problem
+        self.model = problem.model(seed)
+        self.optimizer = arm.build(self.model, lr)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: warmup_then_cosine(step, steps))
+        self._batches = problem.batches(seed)
+        self.seconds, self.steps_done = 0.0, 0
+
+    def step(self) -> None:
+        batch = next(self._batches)
+        start = time.perf_counter()
+        self.problem.loss(self.model, batch).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.seconds += time.perf_counter() - start
+        self._schedule.step()
+        self.steps_done += 1
+
+    def state_bytes_per_parameter(self) -> float:
+        numbers = sum(parameter.numel() for parameter in self.model.parameters())
+        return sum(map(_bytes, _tensors(self.optimizer.state_dict()["state"]))) / numbers
+
+
 def train(problem: Problem, arm: Arm, *, lr: float, seed: int, steps: int, split: Split) -> Run:
     """Trains from scratch and evaluates on the split."""
-    model = problem.model(seed)
-    optimizer = arm.build(model, lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_then_cosine(step, steps))
+    training = Training(problem, arm, lr=lr, seed=seed, steps=steps)
     due = {round(steps * k / EVALUATIONS) for k in range(1, EVALUATIONS + 1)}
     curve: list[tuple[int, float]] = []
-    batches, seconds = problem.batches(seed), 0.0
     for step in range(1, steps + 1):
-        batch = next(batches)
-        start = time.perf_counter()
-        problem.loss(model, batch).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        optimizer.zero_grad()
-        seconds += time.perf_counter() - start
-        schedule.step()
+        training.step()
         if step in due:
-            loss = problem.evaluate(model, split)
+            loss = problem.evaluate(training.model, split)
             if not math.isfinite(loss):
                 break
             curve.append((step, loss))
     reached_the_end = bool(curve) and curve[-1][0] == steps
-    numbers = sum(parameter.numel() for parameter in model.parameters())
     return Run(
         curve=curve,
         final=curve[-1][1] if reached_the_end else None,
-        step_ms=1e3 * seconds / step,
-        state_bytes_per_parameter=sum(map(_bytes, _tensors(optimizer.state_dict()["state"]))) / numbers,
+        step_ms=1e3 * training.seconds / training.steps_done,
+        state_bytes_per_parameter=training.state_bytes_per_parameter(),
     )
 
 
