@@ -81,7 +81,7 @@ class AdaFisherConfig:
     damping: float | None = _knob(
         None,
         Interval(0, open_low=True),
-        "calibrated: multiple τ of the mean curvature (0.1, kronecker 0.3); paper and reference: the constant λ (0.001)",
+        "calibrated: multiple τ of the mean curvature (0.1, kronecker 0.3); paper, reference: the constant λ (0.001)",
     )
     beta2: float = _knob(0.95, Interval(0, 1), "decay of the gradient scale σ (calibrated only)")
     gamma: float | None = _knob(

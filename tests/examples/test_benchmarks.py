@@ -10,14 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import clm
-from benchmarks.harness.arms import ADAMW, WEIGHT_DECAY, Arm, adafisherw, decay_groups
+from benchmarks.harness.arms import ADAMW, WEIGHT_DECAY, Arm, adafisherw, decay_groups, muon, soap
 from benchmarks.harness.journal import Journal
 from benchmarks.harness.problem import NewsProblem
 from benchmarks.harness.report import Result, draw, results_table, tuning_table
-from benchmarks.harness.runner import Run, train, warmup_then_cosine
+from benchmarks.harness.runner import Run, Training, train, warmup_then_cosine
+from benchmarks.harness.timing import Timing, time_arms
 from benchmarks.harness.tuning import ABOVE, BELOW, GRID, best, tune
+from benchmarks.pretrain import TUNING_SEED, Benchmark
 from errors import InputError
+from tests.models import llama
 
 ARMS = (ADAMW, Arm("AdaFisherW", adafisherw))
 
@@ -45,6 +47,11 @@ class Regression:
 
 def run_with(loss: float, step_ms: float = 10.0) -> Run:
     return Run(curve=[(1, 3.0), (2, loss)], final=loss, step_ms=step_ms, state_bytes_per_parameter=4.0)
+
+
+def result_with(tuning, finals, equal_time, ratio, **more) -> Result:
+    runs = [[run_with(loss) for loss in losses] for losses in (finals, equal_time)]
+    return Result(tuning, runs[0], timing=Timing(10.0, ratio, ratio - 0.1, ratio), equal_time=runs[1], **more)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +82,7 @@ def test_arms_decay_matrices_alone():
 
 def test_run_learns_and_counts_the_state():
     run = train(Regression(), ADAMW, lr=0.03, seed=0, steps=60, split="eval")
-    assert [step for step, _ in run.curve] == [10, 20, 30, 40, 50, 60]
+    assert [step for step, _ in run.curve] == list(range(6, 61, 6))
     assert run.final == run.curve[-1][1] < 0.5 * run.curve[0][1]
     # Two moments of ten float32 numbers, and a counter for each of the two parameters.
     assert run.state_bytes_per_parameter == pytest.approx((2 * 4 * 10 + 2 * 4) / 10)
@@ -88,28 +95,83 @@ def test_diverged_run_is_kept_as_such(tmp_path):
 
     run = train(Exploding(), ADAMW, lr=0.03, seed=0, steps=6, split="eval")
     assert (run.curve, run.final, run.loss) == ([], None, math.inf)
-    table = results_table({"AdamW": Result({3e-3: 1.0}, [run])}, "AdamW")
-    assert "diverged" in table
+    diverged = Result({3e-3: 1.0}, [run], timing=Timing(1.0, 1.0, 1.0, 1.0), equal_time=[run])
+    assert "diverged" in results_table({"AdamW": diverged}, "AdamW", 6)
     draw({"AdamW": Result({3e-3: 1.0}, [run])}, tmp_path / "empty.png", "title")
     assert (tmp_path / "empty.png").exists()
 
 
 def test_finished_runs_are_not_made_again(tmp_path, monkeypatch):
     def measure():
-        return clm.measure(Regression(), ARMS, steps=6, seeds=2, journal=Journal(tmp_path / "runs.json"))
+        return Benchmark(Regression(), ARMS, steps=6, seeds=2, out=tmp_path).measure()
 
-    first = measure()
+    first = results_table(measure(), "AdamW", 6)
     stored = json.loads((tmp_path / "runs.json").read_text())["runs"]
     assert len({json.dumps(entry["setting"]) for entry in stored}) == len(stored)
-    assert {entry["setting"]["split"] for entry in stored if entry["setting"]["seed"] == clm.TUNING_SEED} == {"tune"}
-    assert {entry["setting"]["split"] for entry in stored if entry["setting"]["seed"] != clm.TUNING_SEED} == {"eval"}
+    assert {entry["setting"]["split"] for entry in stored if entry["setting"]["seed"] == TUNING_SEED} == {"tune"}
+    assert {entry["setting"]["split"] for entry in stored if entry["setting"]["seed"] != TUNING_SEED} == {"eval"}
+    assert {entry["setting"]["steps"] for entry in stored if entry["setting"]["split"] == "tune"} == {6}
 
-    monkeypatch.setattr(clm, "train", lambda *args, **kwargs: pytest.fail("a finished run was made again"))
-    second = measure()
-    assert {name: result.tuning for name, result in first.items()} == {
-        name: result.tuning for name, result in second.items()
-    }
-    assert [run.final for run in first["AdaFisherW"].finals] == [run.final for run in second["AdaFisherW"].finals]
+    for name in ("pretrain.train", "harness.timing.Training"):
+        monkeypatch.setattr(f"benchmarks.{name}", lambda *args, **kwargs: pytest.fail("a finished run was made again"))
+    assert results_table(measure(), "AdamW", 6) == first
+
+
+class Racers(Benchmark):
+    """Runs that end at their arm's pace: 1 / (speed · steps)."""
+
+    def _run(self, arm, lr, seed, steps, split):
+        return run_with(1.0 / (arm.knobs["speed"] * steps))
+
+
+@pytest.mark.parametrize(("speed", "steps"), [(0.9, None), (1.0, 100), (1.9, 67), (2.5, 40), (100.0, 20)])
+def test_shortest_schedule_that_reaches_the_baseline(tmp_path, speed, steps):
+    arms = [Arm("slow", adafisherw, {"speed": 1.0}), Arm("fast", adafisherw, {"speed": speed})]
+    racers = Racers(Regression(), arms, steps=100, seeds=1, out=tmp_path)
+    result = Result({3e-3: 1.0}, racers._runs(arms[1], 3e-3, 100))
+    assert racers._steps_to(0.01, arms[1], result) == steps
+
+
+def test_arms_take_turns_on_the_clock(tmp_path, monkeypatch):
+    started = []
+    step = Training.step
+
+    def logged(training):
+        started.append(training.optimizer.__class__.__name__)
+        step(training)
+
+    monkeypatch.setattr(Training, "step", logged)
+    rates = {arm.name: 1e-3 for arm in ARMS}
+    timings = time_arms(Regression(), ARMS, rates, 30, tmp_path / "timing.json")
+    assert started[2:] == (["AdamW"] * 10 + ["AdaFisherW"] * 10) * 3
+    assert timings["AdamW"].ratio == timings["AdamW"].steady == 1.0
+    assert timings["AdaFisherW"].ratio > 0
+    assert timings == time_arms(Regression(), ARMS, rates, 30, tmp_path / "timing.json")
+
+
+def test_usable_rates_are_those_around_the_best_one():
+    assert Result({1e-3: 1.0, 3e-3: 1.2, 6e-3: 1.05, 1e-2: 0.99, 3e-2: 1.0, 1e-1: 2.0}).usable_rates() == (6e-3, 3e-2)
+
+
+@pytest.mark.parametrize("make", [soap, muon])
+def test_peers_train(make):
+    model = llama()
+    optimizer = Arm("peer", make).build(model, 1e-2)
+    covered = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(covered) == sorted(id(p) for p in model.parameters())
+    if make is muon:
+        outer = {id(p) for group in optimizer.param_groups if not group["use_muon"] for p in group["params"]}
+        assert id(model.lm_head.weight) in outer
+        assert id(model.model.layers[0].mlp.up_proj.weight) not in outer
+    ids = torch.arange(12).view(2, 6)
+    losses = []
+    for _ in range(12):
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.3
 
 
 def test_interrupted_benchmark_keeps_what_is_finished(tmp_path):
@@ -136,12 +198,14 @@ def test_foreign_file_is_not_overwritten(tmp_path, content):
 
 def test_table_says_where_the_grid_was_left():
     results = {
-        "AdamW": Result({3e-3: 2.0, 1e-2: 3.0}, [run_with(2.0), run_with(2.2)]),
-        "other": Result({1e-2: 2.0, 3e-2: 1.0}, [run_with(1.0, step_ms=15.0), run_with(1.5, step_ms=12.0)]),
+        "AdamW": result_with({3e-3: 2.0, 1e-2: 2.05}, [2.0, 2.2], [2.0, 2.2], 1.0),
+        "other": result_with({1e-2: 2.0, 3e-2: 1.0}, [1.0, 1.5], [1.2, 1.6], 1.5, steps_to_baseline=3),
+        "behind": result_with({3e-3: 3.0}, [3.0, 3.0], [3.0, 3.0], 1.5),
     }
-    table = results_table(results, "AdamW")
-    assert "| AdamW | 3e-3 | 2.100 ± 0.100 | × 1.00 | 4.00 |" in table
-    assert "| other | 3e-2 * | 1.250 ± 0.250 | × 1.35 | 4.00 |" in table
+    table = results_table(results, "AdamW", steps=6)
+    assert "| AdamW | 3e-3 | 3e-3 – 1e-2 | 2.100 ± 0.100 | 2.100 ± 0.100 | 6 (× 1.00) | × 1.00 |" in table
+    assert "| other | 3e-2 * | 3e-2 – 3e-2 | 1.250 ± 0.250 | 1.400 ± 0.200 | 3 (× 0.50) | × 0.75 |" in table
+    assert "| 3.000 ± 0.000 | not reached |  | × 1.50 (1.40) | 4.00 |" in table
     assert "* beyond the common grid 1e-3, 3e-3, 6e-3, 1e-2" in table
     assert "| other |  | 2.000 | 1.000 |" in tuning_table(results)
 

@@ -71,8 +71,8 @@ def results_table(results: Mapping[str, Result], baseline: str, steps: int) -> s
     rows = [[name, *_cells(result, results[baseline], steps)] for name, result in results.items()]
     seeds = len(results[baseline].finals)
     note = (
-        f"Mean ± half range over {seeds} seeds. Time is relative to {baseline}: of the whole run, and in brackets after "
-        "the dense warm-up."
+        f"Mean ± half range over {seeds} seeds. Time is relative to {baseline}: of the whole run, and in brackets of "
+        "its second half, when the dense warm-up is over."
     )
     if any(result.lr not in GRID for result in results.values()):
         note += f" * beyond the common grid {', '.join(map(_rate, GRID))}, which grows while the best is on its edge."
