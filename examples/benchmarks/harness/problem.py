@@ -45,7 +45,7 @@ class NewsProblem:
     batch_size: int = 16
     block_size: int = 128
     vocabulary: int = VOCABULARY
-    evaluation_blocks: int = 400
+    evaluation_blocks: int = 200
     architecture: Mapping[str, Any] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:

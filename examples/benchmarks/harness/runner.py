@@ -18,7 +18,7 @@ from .problem import Problem, Split
 
 WARMUP_SHARE = 0.1
 CLIP = 1.0
-EVALUATIONS = 10
+EVALUATIONS = 6
 
 
 @dataclass(frozen=True)
