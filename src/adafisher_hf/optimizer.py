@@ -187,6 +187,7 @@ class AdaFisher(torch.optim.Optimizer):
 
     def _refresh(self, blocks: dict[int, Block]) -> None:
         gamma = self._gamma()
+        self._blocks.reduce()
         for param, grad in self._with_grad():
             block = blocks[id(param)]
             uses = block.uses(grad, self._mode)
@@ -304,6 +305,8 @@ def _check_group(group: dict[str, Any]) -> None:
             raise ValueError(f"{key} must be at least 0, not {group[key]}")
     AdaFisherConfig(**{name: group[name] for name in GROUP_KNOBS})
     for param in group["params"]:
+        if hasattr(param, "placements"):
+            raise ValueError("sharded parameters (DTensor: FSDP2, tensor parallelism) are not supported yet: use DDP")
         if param.is_complex():
             raise ValueError(f"complex parameters are not supported: one has dtype {param.dtype}")
 

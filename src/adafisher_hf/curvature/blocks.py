@@ -15,6 +15,7 @@ from .layers import KINDS, LayerKind, Layout, gradient_layout
 from .modes import Mode, Use, gradient_sums
 from .padding import Padding
 from .published import PUBLISHED_KINDS, PublishedTap
+from .reduce import is_distributed, reduce_over_ranks
 
 
 class Owner(NamedTuple):
@@ -120,6 +121,20 @@ class Blocks:
         """The blocks by ``id`` of the parameter that their module holds now."""
         return {id(block.parameter): block for block in self._blocks}
 
+    def reduce(self) -> None:
+        """Adds up what the taps of all ranks have seen, where there are several ranks.
+
+        Raises:
+            ValueError: the published statistics, which do not add up.
+        """
+        if not is_distributed() or not self._taps:
+            return
+        if self.published:
+            raise ValueError("mode='reference' is the published arithmetic of one process: use mode='calibrated'")
+        parameters = [block.parameter for block in self._blocks]
+        dtype = torch.float64 if any(p.dtype == torch.float64 for p in parameters) else torch.float32
+        reduce_over_ranks(list(self._taps.values()), dtype, parameters[0].device)
+
     def take_nothing(self) -> None:
         """Drops what the taps have summed up."""
         for tap in self._taps.values():
@@ -136,7 +151,7 @@ class Blocks:
         layouts = [owner.layout for owner in known if owner.layout] or [gradient_layout(parameter)]
         taps = [self._tap(owner) for owner in known]
         for tap, layout in zip(taps, layouts, strict=False):
-            tap.dense |= {getattr(layout, side) for side in self.mode.dense_sides(layout)}
+            tap.want(layout, {getattr(layout, side) for side in self.mode.dense_sides(layout)})
         return Block(owners, taps, layouts)
 
     def _tap(self, owner: Owner) -> Tap:

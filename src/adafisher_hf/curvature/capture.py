@@ -8,7 +8,7 @@ recomputed one (activation checkpointing) is counted once.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .factors import Sums, every, second_moment, wide
-from .layers import LayerKind, OneHot, Rows
+from .layers import LayerKind, Layout, OneHot, Rows
 from .padding import Padding
 
 
@@ -37,7 +37,17 @@ class Tap:
     def __init__(self, kind: LayerKind, gate: Gate, mask_name: str):
         self.kind, self.gate, self.mask_name = kind, gate, mask_name
         self.dense: set[str] = set()  # "input" and "output" where a block wants the full factor
+        self.shapes: dict[str, tuple[int, ...]] = {}  # of the sums that a block wants, by side
+        self.stack = 1
         self.sums: Sums | None = None
+
+    def want(self, layout: Layout, dense: Iterable[str]) -> None:
+        """A block reads these statistics; ``dense`` names the sides whose full factor it needs."""
+        self.stack = layout.shape[0]
+        self.dense |= set(dense)
+        for side, length in layout.lengths().items():
+            full = (length, length) if side in self.dense else (length,)
+            self.shapes[side] = (self.stack, *full)
 
     def attach(self, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
         return module.register_forward_hook(self.forward, with_kwargs=True)

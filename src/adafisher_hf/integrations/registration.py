@@ -20,6 +20,7 @@ from transformers.training_args import OptimizerNames, TrainingArguments
 
 from ..config import AdaFisherConfig
 from ..optimizer import AdaFisher, AdaFisherW
+from .refusals import refuse_unsupported
 
 OPTIMIZERS: dict[str, type[AdaFisher]] = {cls.name: cls for cls in (AdaFisher, AdaFisherW)}
 ORIGINAL = "_adafisher_hf_original"
@@ -57,11 +58,12 @@ def optimizer_cls_and_kwargs(
     """What the Trainer needs to make the optimizer that ``args`` ask for.
 
     Raises:
-        ValueError: no model, or invalid ``optim_args``.
+        ValueError: no model, invalid ``optim_args``, or a way to distribute that is not supported.
     """
     name = _name(args)
     if model is None:
         raise ValueError(f'optim="{name}" needs the model for its curvature hooks: pass model=… to the Trainer')
+    refuse_unsupported(args, model)
     # Not under the name "model": Trainer.create_optimizer pops that and puts it in place of the parameter groups.
     return OPTIMIZERS[name], {"lr": args.learning_rate, "network": model, **_config(args).to_dict()}
 

@@ -47,6 +47,16 @@ class Layout:
     independent: bool = False
     bias_input: int = 0
 
+    def lengths(self) -> dict[Side, int]:
+        """How long the statistics of h and δ are that this parameter needs."""
+        lengths: dict[Side, int] = {self.row: self.shape[1], self.col: self.shape[2]}
+        if self.elementwise:
+            lengths[self.col] = self.shape[1]
+        if self.bias_input:
+            lengths["input"] = self.bias_input
+        lengths.pop("unit", None)
+        return lengths
+
 
 def weight_layout(shape: tuple[int, int, int], module: Any, transposed: bool = False) -> Layout:
     """A weight that maps inputs (columns, or rows if transposed) to outputs."""
