@@ -7,7 +7,7 @@ OFFLINE := HF_HUB_OFFLINE=1
 PYTEST := OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format bench-pretrain
+.PHONY: help install demo test test-slow lint format profile bench-pretrain
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ lint: install  ## check style and types
 format: install  ## fix style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+profile: install  ## where the time of a step goes, and why
+	$(OFFLINE) $(BIN)/python examples/benchmarks/step_profile.py
 
 bench-pretrain: install  ## measure the table of the README (an hour and more; goes on where it stopped)
 	$(OFFLINE) $(BIN)/python examples/benchmarks/pretrain.py --out runs/bench-pretrain

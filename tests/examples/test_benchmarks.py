@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
+import time
 
 import pytest
 import torch
 from torch import nn
 
+from adafisher_hf import AdaFisherConfig
+from benchmarks import step_profile
 from benchmarks.harness.arms import ADAMW, WEIGHT_DECAY, Arm, adafisherw, decay_groups, muon, soap
 from benchmarks.harness.journal import Journal
 from benchmarks.harness.problem import NewsProblem
@@ -224,3 +228,32 @@ def test_news_problem_trains_on_none_of_its_evaluation_text():
     model = problem.model(0)
     assert problem.evaluate(model, "tune") == pytest.approx(math.log(400), rel=0.1)
     assert model.training
+
+
+def test_counted_work_of_a_step():
+    """A 4×2 weight, both sides dense, 8 tokens of which every second counts, refreshed at every fifth step."""
+    config = AdaFisherConfig(structure="kronecker", token_stride=2, update_interval=5, basis_interval=10)
+    work = step_profile.count([(4, 2)], config, tokens=8)
+    assert work["forward, backward"] == 3 * 2 * 8 * 4 * 2
+    assert work["statistics (hooks)"] == pytest.approx(2 * 4 * (16 + 4) / 5)
+    assert work["divisor"] == pytest.approx(2 * (64 + 8) / 5)
+    assert work["rotations"] == 2 * (2 * 4 * 4 * 2 + 2 * 4 * 2 * 2)
+    assert work["eigenbasis"] == pytest.approx(step_profile.EIGH * (64 + 8) / 50)
+    only_rows = step_profile.count([(4, 2)], dataclasses.replace(config, max_factor_dim=2), tokens=8)
+    assert only_rows["rotations"] == 2 * (2 * 4 * 2 * 2)
+
+
+def test_clock_subtracts_what_runs_inside():
+    class Work:
+        def outer(self):
+            time.sleep(0.02)
+            self.inner()
+
+        def inner(self):
+            time.sleep(0.05)
+
+    clock = step_profile.Clock()
+    with clock.around({"outer": [(Work, "outer")], "inner": [(Work, "inner")]}):
+        Work().outer()
+    assert 0.02 <= clock.seconds["outer"] < 0.05 <= clock.seconds["inner"]
+    assert Work.outer.__name__ == "outer"

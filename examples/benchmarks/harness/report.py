@@ -76,7 +76,7 @@ def results_table(results: Mapping[str, Result], baseline: str, steps: int) -> s
     )
     if any(result.lr not in GRID for result in results.values()):
         note += f" * beyond the common grid {', '.join(map(_rate, GRID))}, which grows while the best is on its edge."
-    return f"{_markdown(header, rows)}\n\n{note}"
+    return f"{markdown(header, rows)}\n\n{note}"
 
 
 def _cells(result: Result, baseline: Result, steps: int) -> list[str]:
@@ -103,7 +103,7 @@ def tuning_table(results: Mapping[str, Result]) -> str:
         [name, *(_loss(result.tuning[lr]) if lr in result.tuning else "" for lr in rates)]
         for name, result in results.items()
     ]
-    return _markdown(["tuning loss at lr", *map(_rate, rates)], rows)
+    return markdown(["tuning loss at lr", *map(_rate, rates)], rows)
 
 
 def draw(results: Mapping[str, Result], path: Path, title: str) -> Path:
@@ -131,6 +131,6 @@ def _rate(lr: float) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
