@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -100,6 +101,7 @@ class Blocks:
         self.gate = Gate(padding)
         self._taps: dict[int, Tap] = {}
         self._blocks: list[Block] = []
+        self.handles.append(self.model.register_forward_pre_hook(partial(_drop_stale, self._blocks, self._taps)))
 
     def add(self, parameters: Iterable[Tensor]) -> None:
         """Makes a block for each parameter and hooks the modules that own them.
@@ -163,6 +165,18 @@ class Blocks:
             self._taps[id(owner.module)] = tap
             self.handles.append(tap.attach(owner.module))
         return tap
+
+
+def _drop_stale(blocks: list[Block], taps: dict[int, Tap], module: nn.Module, args: tuple) -> None:
+    """Forgets a backward pass whose gradients were thrown away: a loss scaler that overflowed skips ``step()``.
+
+    A forward pass that finds no gradient at all is the first one after ``zero_grad``.
+    """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return
+    if all(block.parameter.grad is None for block in blocks):
+        for tap in taps.values():
+            tap.take()
 
 
 def _refuse_sparse(owners: list[Owner]) -> None:

@@ -1,0 +1,161 @@
+"""Loss scaling, autocast and half-precision models: the statistics do not notice, overflows change nothing."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import nn
+
+from adafisher_hf import AdaFisherW
+from tests.models import llama, next_token_loss, tiny, tiny_batches
+from tests.test_invariance import STRUCTURES, every_structure
+
+KNOBS = dict(lr=1e-2, weight_decay=0.1, update_warmup=3, update_interval=2)
+
+
+def scaled_run(batches, overflow_at=(), where="loss", wrap=lambda optimizer, scaler: None, **knobs):
+    """Trains with a real GradScaler; some steps overflow, in the loss or in the gradient of one parameter alone."""
+    model = tiny()
+    optimizer = AdaFisherW(model.parameters(), model=model, **{**KNOBS, **knobs})
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    for i, ids in enumerate(batches):
+        model.zero_grad()
+        loss = next_token_loss(model, ids)
+        scaler.scale(loss * torch.inf if i in overflow_at and where == "loss" else loss).backward()
+        if i in overflow_at and where == "one parameter":
+            model.gate.grad[0, 0] = torch.inf
+        scaler.step(optimizer)
+        scaler.update()
+    return model, optimizer
+
+
+def assert_same_run(a, b):
+    (model_a, optimizer_a), (model_b, optimizer_b) = a, b
+    for (name, p), q in zip(model_a.named_parameters(), model_b.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+        for key, value in optimizer_a.state[p].items():
+            # The sizes of σ and momentum are those of unscaled gradients in both runs.
+            torch.testing.assert_close(value, optimizer_b.state[q][key], rtol=1e-7, atol=1e-12)
+    assert [g["step"] for g in optimizer_a.param_groups] == [g["step"] for g in optimizer_b.param_groups]
+
+
+@every_structure
+@pytest.mark.parametrize("where", ["loss", "one parameter"])
+def test_an_overflow_leaves_no_trace(structure, where):
+    batches = tiny_batches(10)
+    overflowing = scaled_run(batches, overflow_at=(0, 4, 5), where=where, **STRUCTURES[structure])
+    kept = [ids for i, ids in enumerate(batches) if i not in (0, 4, 5)]
+    assert_same_run(overflowing, scaled_run(kept, **STRUCTURES[structure]))
+
+
+@pytest.mark.parametrize("mode", ["calibrated", "paper"])
+def test_the_loss_scale_changes_nothing(mode):
+    batches, knobs = tiny_batches(10), {"mode": mode, "lr": 1e-2 if mode == "calibrated" else 1e-4}
+    model = tiny()
+    optimizer = AdaFisherW(model.parameters(), model=model, **{**KNOBS, **knobs})
+    for ids in batches:
+        model.zero_grad()
+        next_token_loss(model, ids).backward()
+        optimizer.step()
+    scaled, _ = scaled_run(batches, **knobs)
+    for p, q in zip(model.parameters(), scaled.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-10)
+
+
+def test_accelerate_sees_that_a_step_was_skipped():
+    """The Trainer then leaves the schedule of the learning rate alone."""
+    model = tiny()
+    optimizer = AdaFisherW(model.parameters(), model=model, **KNOBS)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    Accelerator(cpu=True)
+    accelerated = AcceleratedOptimizer(optimizer, device_placement=False, scaler=scaler)
+    skipped = []
+    for factor in (1.0, torch.inf, 1.0):
+        model.zero_grad()
+        scaler.scale(next_token_loss(model, tiny_batches(1)[0]) * factor).backward()
+        accelerated.step()
+        skipped.append(accelerated.step_was_skipped)
+    assert skipped == [False, True, False]
+    assert optimizer.param_groups[0]["step"] == 2
+
+
+def test_gradients_thrown_away_are_forgotten_and_accumulated_ones_are_not():
+    first, second = tiny_batches(2)
+    curvatures = []
+    for thrown_away, micro_batches in ((None, [second]), (first, [second]), (None, [second[:2], second[2:]])):
+        model = tiny()
+        optimizer = AdaFisherW(model.parameters(), model=model, **KNOBS)
+        if thrown_away is not None:
+            next_token_loss(model, thrown_away).backward()
+            model.zero_grad()
+        with torch.no_grad():
+            model(first)
+        for ids in micro_batches:
+            (next_token_loss(model, ids) / len(micro_batches)).backward()
+            with torch.no_grad():
+                model(first)
+        optimizer.step()
+        curvatures.append([optimizer.curvature(p) for p in model.parameters()])
+    for other in curvatures[1:]:
+        for a, b in zip(curvatures[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def curvatures(model, autocast=False, **knobs):
+    optimizer = AdaFisherW(model.parameters(), model=model, **KNOBS, **knobs)
+    ids = torch.arange(64).view(4, 16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        loss = model(input_ids=ids, labels=ids).loss
+    loss.backward()
+    optimizer.step()
+    assert all(v.dtype == torch.float32 for s in optimizer.state.values() for k, v in s.items())
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    return {name: optimizer.curvature(p) for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("how", ["autocast", "bfloat16 model"])
+@pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
+def test_half_precision_statistics_are_those_of_full_precision(how, structure):
+    """As many digits as bfloat16 has: the median entry agrees to 2 %, in the basis of the diagonal structure."""
+    model = llama()
+    knobs = {"structure": structure, "max_factor_dim": 1}  # without a basis the entries can be compared
+    full = curvatures(copy.deepcopy(model), **knobs)
+    if how == "autocast":
+        half = curvatures(model, autocast=True, **knobs)
+    else:
+        half = curvatures(model.to(torch.bfloat16), **knobs)
+    for name, value in full.items():
+        relative = (half[name] / value - 1).abs()
+        assert relative.median() < 0.02, name
+        assert relative.max() < 0.5, name
+
+
+def test_half_precision_dense_factors_are_those_of_full_precision():
+    model = llama()
+    factors = []
+    for dtype in (torch.float32, torch.bfloat16):
+        copied = copy.deepcopy(model).to(dtype)
+        optimizer = AdaFisherW(copied.parameters(), model=copied, structure="kronecker", token_stride=1, **KNOBS)
+        ids = torch.arange(64).view(4, 16)
+        copied(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        weight = copied.model.layers[0].mlp.down_proj.weight
+        factors.append([optimizer.state[weight][f"{side}_factor_0"] for side in ("row", "col")])
+    for full, half in zip(*factors, strict=True):
+        assert half.dtype == torch.float32
+        assert (half - full).norm() < 0.03 * full.norm()
+
+
+def test_squares_of_half_precision_do_not_overflow():
+    """h and δ of float16 whose squares float16 cannot hold."""
+    layer = nn.Linear(4, 4).half()
+    optimizer = AdaFisherW(layer.parameters(), model=layer, lr=1e-3)
+    out = layer(torch.full((3, 4), 600.0, dtype=torch.half))
+    out.backward(torch.full_like(out, 1000.0))
+    optimizer.step()
+    assert torch.isfinite(optimizer.curvature(layer.weight)).all()
+    assert optimizer.state[layer.weight]["factor_weight_0"].item() > 0
