@@ -84,6 +84,7 @@ CASES = {
     "torch-rmsnorm": (lambda: nn.RMSNorm(5), floats(2, 3, 5), -1, True),
     "batchnorm2d": (lambda: nn.BatchNorm2d(3), floats(2, 3, 2, 2), 1, False),
     "batchnorm2d-eval": (lambda: nn.BatchNorm2d(3).eval(), floats(2, 3, 2, 2), 1, False),
+    "groupnorm": (lambda: nn.GroupNorm(2, 4), floats(2, 4, 5), 1, False),
 }
 
 

@@ -8,7 +8,7 @@ from .base import LayerKind, Layout, OneHot, Rows, gradient_layout
 from .conv import ConvKind
 from .embedding import EmbeddingKind
 from .linear import Conv1DKind, LinearKind
-from .norm import BatchNormKind, LayerNormKind, RMSNormKind
+from .norm import BatchNormKind, GroupNormKind, LayerNormKind, RMSNormKind
 
 KINDS: tuple[LayerKind, ...] = (
     LinearKind(),
@@ -17,6 +17,7 @@ KINDS: tuple[LayerKind, ...] = (
     ConvKind(),
     LayerNormKind(),
     BatchNormKind(),
+    GroupNormKind(),
     RMSNormKind(),
 )
 

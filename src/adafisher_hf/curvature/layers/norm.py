@@ -84,6 +84,23 @@ class BatchNormKind(NormKind):
         return as_rows(grad_output.movedim(1, -1))
 
 
+class GroupNormKind(NormKind):
+    name = "norm"
+
+    def matches(self, module: nn.Module) -> bool:
+        return isinstance(module, nn.GroupNorm)
+
+    def tokens(self, module: Any, args: tuple, output: Tensor) -> torch.Size | None:
+        return None
+
+    def inputs(self, module: Any, args: tuple, output: Tensor) -> Tensor | None:
+        normalised = F.group_norm(args[0].to(_wide(args[0])), module.num_groups, eps=module.eps)
+        return as_rows(normalised.movedim(1, -1))
+
+    def outputs(self, module: Any, grad_output: Tensor) -> Tensor:
+        return as_rows(grad_output.movedim(1, -1))
+
+
 def _is_rms(module: Any) -> bool:
     # T5 calls its RMSNorm a LayerNorm; what gives a mean-subtracting norm away is its bias or its class.
     return (
