@@ -69,7 +69,7 @@ def test_identity_basis_is_the_diagonal_structure(knobs, monkeypatch):
         model = tiny()
         stride = {"token_stride": knobs["token_stride"]}
         chosen = knobs if structure == "kronecker" else stride
-        optimizer = AdaFisherW(model.parameters(), model=model, lr=1e-2, structure=structure, **chosen)
+        optimizer = AdaFisherW(model.parameters(), model=model, lr=1e-2, damping=0.1, structure=structure, **chosen)
         results.append(train(model, optimizer, tiny_batches(8)))
     torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-12)
 
@@ -191,7 +191,7 @@ def test_shared_inputs_are_measured_once(monkeypatch):
 def test_rotated_second_moment_follows_the_squared_rotated_gradient():
     torch.manual_seed(0)
     model = nn.Linear(4, 3, bias=False).double()
-    knobs = dict(structure="kronecker", second_moment="rotated", beta2=0.9, basis_interval=100)
+    knobs = dict(structure="kronecker", second_moment="rotated", beta2=0.9, basis_interval=100, damping=0.1)
     optimizer = AdaFisherW(model.parameters(), model=model, lr=0.0, **knobs)
     expected = torch.zeros(1, 3, 4, dtype=torch.float64)
     for _ in range(4):

@@ -88,4 +88,4 @@ def test_other_masks_are_ignored(shape):
     mask = torch.zeros(shape, dtype=torch.long)
     for hook in model._forward_pre_hooks.values():
         hook(model, (), {"attention_mask": mask})
-    assert padding.weights("attention_mask", torch.Size((2, 4))) is None
+    assert padding.mask("attention_mask", torch.Size((2, 4))) is None

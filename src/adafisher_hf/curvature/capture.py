@@ -2,7 +2,8 @@
 
 A forward hook takes Σh² at once and holds on to that small vector only; a hook on the output tensor takes Σδ² when its
 gradient arrives and commits the pair. A forward pass without a backward pass therefore leaves no trace, and a
-recomputed one (activation checkpointing) is counted once.
+recomputed one (activation checkpointing) is counted once. Under torch.compile all of it happens in the backward pass,
+see ``compiled``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from .compiled import Observer
 from .factors import Sums, every, second_moment, wide
 from .layers import LayerKind, Layout, OneHot, Rows
 from .padding import Padding
@@ -50,6 +52,7 @@ class Tap:
             self.shapes[side] = (self.stack, *full)
 
     def attach(self, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        self.observer = Observer(self, module)
         return module.register_forward_hook(self.forward, with_kwargs=True)
 
     def take(self) -> Sums | None:
@@ -57,20 +60,33 @@ class Tap:
         sums, self.sums = self.sums, None
         return sums
 
-    @torch.no_grad()
-    def forward(self, module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
-        if not self.gate.active or not isinstance(output, Tensor) or not output.requires_grad:
-            return
+    def forward(self, module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor | None:
+        if not isinstance(output, Tensor) or not output.requires_grad:
+            return None
         args = args or tuple(kwargs.values())
+        if torch.compiler.is_compiling():
+            mask = self.gate.padding.mask(self.mask_name, self.kind.tokens(module, args, output))
+            return self.observer.observe(output, args[0], mask)
+        if self.gate.active:
+            measured = self.measure(module, args, output)
+            if measured is not None:
+                output.register_hook(partial(self.backward, module, *measured))
+        return None
+
+    @torch.no_grad()
+    def measure(
+        self, module: nn.Module, args: tuple, output: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, int] | None:
+        """Σh² (or Σhhᵀ), the weight of every token that counts, and the stride that picked them."""
         rows = self.kind.inputs(module, args, output)
         if rows is None:
-            return
+            return None
         tokens = self.kind.tokens(module, args, output)
         # Rows that stand for whole examples (a pooled classifier's) are few, and all count.
         stride = 1 if tokens is not None and len(tokens) < 2 else self.gate.stride
-        weights = self._weights(module, tokens, output, rows)[::stride]
-        moment = self._input_moment(args[0], every(rows, stride), weights)
-        output.register_hook(partial(self.backward, module, moment, weights, stride))
+        mask = self.gate.padding.mask(self.mask_name, tokens) if mask is None else mask
+        weights = self._weights(module, mask, output, rows)[::stride]
+        return self._input_moment(args[0], every(rows, stride), weights), weights, stride
 
     @torch.no_grad()
     def backward(self, module: nn.Module, inputs: Tensor, weights: Tensor, stride: int, grad_output: Tensor) -> None:
@@ -91,7 +107,7 @@ class Tap:
     def _input_moment(self, x: Tensor, rows: Rows, weights: Tensor) -> Tensor:
         """Σh² or Σhhᵀ; query, key and value (and gate and up) read the same input, which is measured once."""
         dense = "input" in self.dense
-        if torch.compiler.is_compiling() or not dense:
+        if not dense:
             return second_moment(rows, weights, dense)
         key = (self.kind.name, self.mask_name, len(weights), weights.dtype)
         if self.gate.last_input is not None:
@@ -102,11 +118,10 @@ class Tap:
         self.gate.last_input = (weakref.ref(x), x._version, key, moment)
         return moment
 
-    def _weights(self, module: nn.Module, tokens: torch.Size | None, output: Tensor, rows: Rows) -> Tensor:
+    def _weights(self, module: nn.Module, mask: Tensor | None, output: Tensor, rows: Rows) -> Tensor:
         dtype = wide(output.dtype)
-        mask = self.gate.padding.weights(self.mask_name, tokens)
         count = rows.ids.numel() if isinstance(rows, OneHot) else rows.shape[1]
-        weights = output.new_ones(count, dtype=dtype) if mask is None else mask.to(output.device, dtype)
+        weights = output.new_ones(count, dtype=dtype) if mask is None else mask.to(output.device, dtype).reshape(-1)
         if isinstance(rows, OneHot) and getattr(module, "padding_idx", None) is not None:
             weights = weights * (rows.ids != module.padding_idx)  # these rows get no gradient
         return weights

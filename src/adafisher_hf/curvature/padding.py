@@ -37,10 +37,10 @@ class Padding:
             return "attention_mask"
         return "attention_mask" if _CROSS_KEY_VALUE.search(module_name) else "decoder_attention_mask"
 
-    def weights(self, mask_name: str, tokens: torch.Size | None) -> Tensor | None:
-        """The 0/1 mask, flat, where its shape is that of the tokens; None: every token counts."""
+    def mask(self, mask_name: str, tokens: torch.Size | None) -> Tensor | None:
+        """The 0/1 mask where its shape is that of the tokens; None: every token counts."""
         mask = self._masks[mask_name]
-        return mask.reshape(-1) if mask is not None and mask.shape == tokens else None
+        return mask if mask is not None and mask.shape == tokens else None
 
 
 def _remember(masks: dict, positions: dict[int, str], module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .base import LayerKind, Layout, OneHot, as_rows
@@ -40,10 +39,8 @@ def _first_argument_is_ids(module: nn.Module) -> bool:
 def _looked_up_ids(output: Tensor) -> Tensor | None:
     """The indices a subclass looked up, from the autograd node: OPT's and BART's positions make their own.
 
-    Not traceable by torch.compile, where such embeddings use their gradients instead.
+    A compiled graph has no such nodes; there these embeddings use their gradients instead.
     """
-    if torch.compiler.is_compiling():
-        return None
     node = output.grad_fn
     for _ in range(4):
         if node is None:
