@@ -112,7 +112,7 @@ def curvatures(model, autocast=False, **knobs):
         loss = model(input_ids=ids, labels=ids).loss
     loss.backward()
     optimizer.step()
-    assert all(v.dtype == torch.float32 for s in optimizer.state.values() for k, v in s.items())
+    assert all(v.dtype == torch.float32 for s in optimizer.state.values() for k, v in s.items() if k != "compensation")
     assert all(torch.isfinite(p).all() for p in model.parameters())
     return {name: optimizer.curvature(p) for name, p in model.named_parameters()}
 
@@ -159,3 +159,43 @@ def test_squares_of_half_precision_do_not_overflow():
     optimizer.step()
     assert torch.isfinite(optimizer.curvature(layer.weight)).all()
     assert optimizer.state[layer.weight]["factor_weight_0"].item() > 0
+
+
+@pytest.mark.parametrize("kernel", ["plain", "foreach"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_kahan_keeps_what_rounding_would_lose(kernel, dtype):
+    """A constant gradient moves the weight by α a step: from 1 to 0.9, in steps far below half precision's spacing."""
+    ends = {}
+    for rounding in ("kahan", "nearest"):
+        layer = nn.Linear(1, 1, bias=False).to(dtype)
+        nn.init.ones_(layer.weight)
+        optimizer = AdaFisherW(layer.parameters(), model=layer, lr=1e-4, rounding=rounding, kernel=kernel)
+        for _ in range(1000):
+            layer.weight.grad = torch.ones_like(layer.weight)
+            optimizer.step()
+        ends[rounding] = layer.weight.item()
+        assert ("compensation" in optimizer.state[layer.weight]) == (rounding == "kahan")
+    assert ends["nearest"] == 1.0
+    assert ends["kahan"] == pytest.approx(0.9, abs=4e-3)
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
+def test_a_half_precision_model_follows_the_full_one(structure):
+    """Kahan's compensation brings a bfloat16 model closer to the float32 trajectory than rounding to nearest."""
+    ends = {}
+    for dtype, rounding in ((torch.float32, "kahan"), (torch.bfloat16, "kahan"), (torch.bfloat16, "nearest")):
+        model = llama().to(torch.bfloat16).to(dtype)
+        optimizer = AdaFisherW(model, lr=3e-4, structure=structure, rounding=rounding)
+        for i in range(60):
+            ids = (torch.arange(64).view(4, 16) * (i % 5 + 1)) % 64
+            model.zero_grad()
+            model(input_ids=ids, labels=ids).loss.backward()
+            optimizer.step()
+        weights = [
+            p.detach().float() + optimizer.state[p].get("compensation", torch.zeros(())).float()
+            for p in model.parameters()
+        ]
+        ends[dtype, rounding] = torch.cat([w.flatten() for w in weights])
+    full = ends[torch.float32, "kahan"]
+    kahan, nearest = ((ends[torch.bfloat16, r] - full).norm().item() for r in ("kahan", "nearest"))
+    assert kahan < 0.7 * nearest

@@ -24,6 +24,7 @@ MODES = ("calibrated", "paper", "reference")
 STRUCTURES = ("diagonal", "kronecker")
 SECOND_MOMENTS = ("factors", "rotated")
 STATE_DTYPES = ("float32", "bfloat16")
+ROUNDINGS = ("kahan", "nearest")
 KERNELS = ("auto", "plain", "foreach")
 
 # What None stands for, by mode and structure. Calibrated γ stays None: it changes when the dense warm-up ends.
@@ -112,6 +113,11 @@ class AdaFisherConfig:
         "float32",
         STATE_DTYPES,
         "of the momentum (float64 for float64 parameters if float32 is asked for); all else is float32 at least",
+    )
+    rounding: str = _knob(
+        "kahan",
+        ROUNDINGS,
+        "of half-precision weights: kahan keeps what rounding cuts off in one more half-precision buffer",
     )
     kernel: str = _knob("auto", KERNELS, "implementation of the update")
 

@@ -240,6 +240,11 @@ class AdaFisher(torch.optim.Optimizer):
         batch.grads += grad.split(1) if split else [grad]
         batch.exp_avgs += exp_avg.split(1) if split else [exp_avg]
         batch.steps += state["step"].unbind()
+        if "compensation" in state:
+            compensation = state["compensation"].view(layout.shape)
+            batch.compensations += compensation.split(1) if split else [compensation]
+        else:
+            batch.compensations += [None] * len(state["step"])
         batch.sigma_sqs += state["sigma_sq"].unbind() if "sigma_sq" in state else []
         batch.divisors += divisor.blocks() if split else [divisor]
         norms = torch._foreach_norm(batch.grads[-len(state["step"]) :], 2, state["step"].dtype)

@@ -20,6 +20,8 @@ def initial_state(optimizer: AdaFisher, param: Tensor, block: Block, device: tor
     like = torch.empty(0, dtype=wide, device=device)
     momentum_dtype = torch.bfloat16 if optimizer.config.state_dtype == "bfloat16" else wide
     state = {"step": like.new_zeros(stack), "exp_avg": like.new_zeros(param.shape, dtype=momentum_dtype)}
+    if param.dtype != wide and optimizer.config.rounding == "kahan":
+        state["compensation"] = like.new_zeros(param.shape, dtype=param.dtype)
     if optimizer.config.mode == "calibrated":
         state["sigma_sq"] = like.new_zeros(stack)
     if block.taps or optimizer._mode.uses_gradient:

@@ -20,6 +20,7 @@ class Batch:
         steps: number of gradients seen, shape (); updated in place.
         sigma_sqs: EMA of mean(g²), shape (); updated in place. Used by the calibrated update only.
         divisors: D of each block.
+        compensations: what the rounding of half-precision weights has cut off, same view; None where that is dropped.
         grad_sqs: Σ g² of each block, shape (); a block where it is not finite is left alone.
     """
 
@@ -29,7 +30,24 @@ class Batch:
     steps: list[Tensor] = field(default_factory=list)
     sigma_sqs: list[Tensor] = field(default_factory=list)
     divisors: list[Divisor] = field(default_factory=list)
+    compensations: list[Tensor | None] = field(default_factory=list)
     grad_sqs: list[Tensor] = field(default_factory=list)
+
+
+def subtract(param: Tensor, update: Tensor, compensation: Tensor | None) -> None:
+    """param ← param - update, in place, by Kahan's summation where there is a compensation; destroys ``update``.
+
+    Args:
+        param: in half precision if there is a compensation.
+        update: in the state's wide dtype.
+        compensation: the part of the exact weight that ``param`` has no digits for; updated in place.
+    """
+    if compensation is None:
+        param.sub_(update)
+        return
+    exact = update.neg_().add_(param).add_(compensation)
+    param.copy_(exact)
+    compensation.copy_(exact.sub_(param))
 
 
 @dataclass(frozen=True)

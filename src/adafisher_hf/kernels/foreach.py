@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .batch import Batch, Hyper
+from .batch import Batch, Hyper, subtract
 
 BUCKET_NUMBERS = 1 << 22  # numbers a bucket: bounds the temporary memory (one larger tensor is a bucket of its own)
 
@@ -51,7 +51,12 @@ def _update_bucket(
     torch._foreach_mul_(work, list(scale.to(work[0].dtype).unbind()))
     if hyper.weight_decay and hyper.decoupled:
         _add_scaled(work, params, decay * hyper.lr)
-    torch._foreach_sub_(params, work)
+    compensations = batch.compensations[bucket]
+    if all(compensation is None for compensation in compensations):
+        torch._foreach_sub_(params, work)
+    else:
+        for param, update, compensation in zip(params, work, compensations, strict=True):
+            subtract(param, update, compensation)
 
 
 def _average(exp_avgs: list[Tensor], work: list[Tensor], beta: float) -> None:

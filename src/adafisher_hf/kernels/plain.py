@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .batch import Batch, Hyper
+from .batch import Batch, Hyper, subtract
 from .divisor import Divisor
 
 
@@ -33,7 +33,7 @@ def _update(batch: Batch, i: int, hyper: Hyper) -> None:
     update = _grafted(momentum, sigma, divisor) if hyper.calibrated else _divided(momentum, divisor)
     if hyper.decoupled:
         update = update + hyper.weight_decay * theta
-    param.copy_(theta - hyper.lr * update)
+    subtract(param, hyper.lr * update, batch.compensations[i])
 
 
 def _sigma(batch: Batch, i: int, hyper: Hyper) -> Tensor:
