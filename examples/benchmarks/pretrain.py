@@ -40,7 +40,7 @@ ARMS = (
     Arm("AdaFisherW, reference", adafisherw, {"mode": "reference"}),
 )
 TUNING_SEED = 0
-SHARES = (0.2, 0.25, 0.33, 0.4, 0.5, 0.67, 0.8)  # of the steps: the schedules that are tried for the baseline's loss
+SHARES = (0.25, 0.33, 0.5, 0.67, 0.8)  # of the steps: the schedules that are tried for the baseline's loss
 
 
 def main(argv: Sequence[str] | None = None) -> None:

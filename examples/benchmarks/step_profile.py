@@ -35,7 +35,6 @@ from adafisher_hf.kernels import Divisor
 from adafisher_hf.kernels.divisor import Basis
 from benchmarks.harness.arms import Arm, adafisherw
 from benchmarks.harness.problem import NewsProblem
-from benchmarks.harness.report import markdown
 from benchmarks.harness.runner import Training
 
 STEPS = 20

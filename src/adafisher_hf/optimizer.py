@@ -18,6 +18,7 @@ from .kernels import KERNELS, Batch, Divisor, Hyper
 from .state import check_saved_state, initial_state, restore_dtypes
 
 SIGMA_FLOOR = 1e-7  # σ is at least this multiple of the RMS of all gradients of a step
+BASIS_WARMUP = 20  # refreshes at which every basis is made anew: early on the curvature turns from step to step
 GROUP_KNOBS = ("beta", "beta2", "damping")  # knobs that a parameter group may have for itself
 
 
@@ -199,14 +200,14 @@ class AdaFisher(torch.optim.Optimizer):
             self._update_bases(self._mode)
 
     def _update_bases(self, mode: Kronecker) -> None:
-        """Every block gets its eigenvectors at the first refresh, then each at a turn of its own: no step stalls."""
+        """New eigenvectors for all blocks at the first refreshes, then for each at a turn of its own: no step stalls."""
         step, interval = self.param_groups[0]["step"], self.config.basis_interval
         dense = min(step, self._warmup)
         turn = dense + (step // self.config.update_interval - dense // self.config.update_interval)
         due = [
             block
             for i, block in enumerate(self._blocks)
-            if block.parameter in self.state and (turn == 0 or (turn + i) % interval == 0)
+            if block.parameter in self.state and (turn < BASIS_WARMUP or (turn + i) % interval == 0)
         ]
         mode.update_bases([(self.state[block.parameter], block.layouts) for block in due])
         for block in due:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from adafisher_hf import AdaFisherW
+from adafisher_hf import optimizer as optimizer_module
 from adafisher_hf.curvature.kronecker import Kronecker, _change_basis
 from tests.models import next_token_loss, tiny, tiny_batches
 
@@ -115,18 +116,19 @@ def test_long_sides_stay_diagonal():
     assert "col_basis" in state and "row_basis" not in state
 
 
-def test_bases_are_staggered(monkeypatch):
+def test_bases_are_staggered_after_the_first_refreshes(monkeypatch):
     updated = []
+    monkeypatch.setattr(optimizer_module, "BASIS_WARMUP", 2)
     original = Kronecker.update_bases
     monkeypatch.setattr(
         Kronecker, "update_bases", lambda self, states: (updated.append(len(states)), original(self, states))
     )
     model = tiny()
     knobs = dict(structure="kronecker", basis_interval=3, update_warmup=0, update_interval=1)
-    train(model, AdaFisherW(model.parameters(), model=model, **knobs), tiny_batches(7))
+    train(model, AdaFisherW(model.parameters(), model=model, **knobs), tiny_batches(8))
     blocks = len(list(model.parameters()))
-    assert updated[0] == blocks
-    assert sum(updated[1:4]) == sum(updated[4:7]) == blocks and max(updated[1:]) <= blocks // 3 + 1
+    assert updated[:2] == [blocks, blocks]
+    assert sum(updated[2:5]) == sum(updated[5:8]) == blocks and max(updated[2:]) <= blocks // 3 + 1
 
 
 def test_a_failed_decomposition_keeps_the_old_basis(monkeypatch):
@@ -188,7 +190,8 @@ def test_shared_inputs_are_measured_once(monkeypatch):
     assert torch.equal(q["col_factor_0"], k["col_factor_0"])
 
 
-def test_rotated_second_moment_follows_the_squared_rotated_gradient():
+def test_rotated_second_moment_follows_the_squared_rotated_gradient(monkeypatch):
+    monkeypatch.setattr(optimizer_module, "BASIS_WARMUP", 1)
     torch.manual_seed(0)
     model = nn.Linear(4, 3, bias=False).double()
     knobs = dict(structure="kronecker", second_moment="rotated", beta2=0.9, basis_interval=100, damping=0.1)

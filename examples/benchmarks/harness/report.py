@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plotting import plot_arms
+from tables import markdown
 
 from .runner import Run
 from .timing import Timing
@@ -129,8 +130,3 @@ def _loss(loss: float) -> str:
 def _rate(lr: float) -> str:
     mantissa, exponent = f"{lr:.0e}".split("e")
     return f"{mantissa}e{int(exponent)}"
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
