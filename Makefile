@@ -7,7 +7,7 @@ OFFLINE := HF_HUB_OFFLINE=1
 PYTEST := OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format profile bench-pretrain
+.PHONY: help install demo test test-slow lint format profile bench-ablation bench-pretrain
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ format: install  ## fix style
 
 profile: install  ## where the time of a step goes, and why
 	$(OFFLINE) $(BIN)/python examples/benchmarks/step_profile.py
+
+bench-ablation: install  ## what each option of the kronecker structure is worth
+	$(OFFLINE) $(BIN)/python examples/benchmarks/ablation.py --out runs/bench-ablation
 
 bench-pretrain: install  ## measure the table of the README (an hour and more; goes on where it stopped)
 	$(OFFLINE) $(BIN)/python examples/benchmarks/pretrain.py --out runs/bench-pretrain

@@ -36,6 +36,7 @@ from adafisher_hf.kernels.divisor import Basis
 from benchmarks.harness.arms import Arm, adafisherw
 from benchmarks.harness.problem import NewsProblem
 from benchmarks.harness.runner import Training
+from tables import markdown
 
 STEPS = 20
 EIGH = 12  # operations of an eigendecomposition, times d³: what LAPACK's dsyevd needs to within a factor of two

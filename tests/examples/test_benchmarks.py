@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from adafisher_hf import AdaFisherConfig
-from benchmarks import step_profile
+from benchmarks import ablation, step_profile
 from benchmarks.harness.arms import ADAMW, WEIGHT_DECAY, Arm, adafisherw, decay_groups, muon, soap
 from benchmarks.harness.journal import Journal
 from benchmarks.harness.problem import NewsProblem
@@ -257,3 +257,19 @@ def test_clock_subtracts_what_runs_inside():
         Work().outer()
     assert 0.02 <= clock.seconds["outer"] < 0.05 <= clock.seconds["inner"]
     assert Work.outer.__name__ == "outer"
+
+
+def test_ablation_changes_one_option_at_a_time(tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr(ablation, "NewsProblem", Regression)
+    original = ablation.train
+
+    def recorded(problem, arm, **settings):
+        built.append(dict(arm.knobs))
+        return original(problem, arm, **settings)
+
+    monkeypatch.setattr(ablation, "train", recorded)
+    table = ablation.measure(4, 1e-2, [0], Journal(tmp_path / "runs.json"))
+    assert [knobs.pop("structure") for knobs in built] == ["kronecker"] * len(ablation.CHANGES)
+    assert all(len(knobs) == 1 for knobs in built[1:]) and not built[0]
+    assert "| the defaults |" in table and "| +0.000 | × 1.00 |" in table

@@ -1,0 +1,91 @@
+"""What each option of structure="kronecker" is worth: one change at a time, on the tuning split of the pretraining task.
+
+    python examples/benchmarks/ablation.py --out runs/bench-ablation
+
+The defaults of the options were chosen from this table, never from the evaluation split. Finished runs are kept in
+OUT/runs.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the examples' folder, whose modules this one shares
+
+from benchmarks.harness.arms import Arm, adafisherw
+from benchmarks.harness.journal import Journal
+from benchmarks.harness.problem import NewsProblem
+from benchmarks.harness.report import markdown
+from benchmarks.harness.runner import Run, setting, train
+from errors import plain_errors
+
+CHANGES: tuple[dict[str, Any], ...] = (
+    {},
+    {"token_stride": 1},
+    {"token_stride": 16},
+    {"update_interval": 1},
+    {"update_warmup": 0},
+    {"max_factor_dim": 128},
+    {"max_factor_dim": 2048},
+    {"basis_interval": 1},
+    {"basis_interval": 50},
+    {"damping": 0.1},
+    {"damping": 1.0},
+    {"state_dtype": "bfloat16"},
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=300, help="optimizer steps of a run (default 300)")
+    parser.add_argument("--lr", type=float, default=1e-2, help="learning rate (default 1e-2, the best in pretrain.py)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds (default 0)")
+    parser.add_argument("--threads", type=int, help="threads that torch uses (default: its own choice)")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench-ablation"), help="folder for runs and report")
+    args = parser.parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    table = measure(args.steps, args.lr, args.seeds, Journal(args.out / "runs.json"))
+    (args.out / "table.md").write_text(table)
+    print(f"\n{table}")
+
+
+def measure(steps: int, lr: float, seeds: Sequence[int], journal: Journal) -> str:
+    problem = NewsProblem()
+    results: list[tuple[str, list[Run]]] = []
+    for change in CHANGES:
+        name = ", ".join(f"{key}={value}" for key, value in change.items()) or "the defaults"
+        arm = Arm(name, adafisherw, {"structure": "kronecker", **change})
+        runs = []
+        for seed in seeds:
+            what = dict(lr=lr, seed=seed, steps=steps)
+            key = setting(problem, arm, split="tune", **what)
+            runs.append(journal.run_once(key, lambda a=arm, w=what: train(problem, a, split="tune", **w)))
+            print(f"{name:24} seed {seed}  loss {runs[-1].loss:.4f}  {runs[-1].step_ms:.0f} ms / step", flush=True)
+        results.append((name, runs))
+    rows = [[name, *_cells(runs, results[0][1])] for name, runs in results]
+    header = [
+        "change",
+        f"tuning loss at {steps} steps",
+        "against the defaults",
+        "time / step",
+        "state bytes / parameter",
+    ]
+    return f"{markdown(header, rows)}\n\nlr {lr:g}, seeds {', '.join(map(str, seeds))}; time is relative to the defaults.\n"
+
+
+def _cells(runs: Sequence[Run], defaults: Sequence[Run]) -> list[str]:
+    loss, base = (sum(run.loss for run in some) / len(some) for some in (runs, defaults))
+    time = sum(run.step_ms for run in runs) / sum(run.step_ms for run in defaults)
+    return [f"{loss:.3f}", f"{loss - base:+.3f}", f"× {time:.2f}", f"{runs[0].state_bytes_per_parameter:.2f}"]
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        main()
