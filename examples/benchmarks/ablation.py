@@ -1,4 +1,4 @@
-"""What each option of structure="kronecker" is worth: one change at a time, on the tuning split of the pretraining task.
+"""What each option of structure="kronecker" is worth: one change at a time, on the pretraining task's tuning split.
 
     python examples/benchmarks/ablation.py --out runs/bench-ablation
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the examples' fo
 from benchmarks.harness.arms import Arm, adafisherw
 from benchmarks.harness.journal import Journal
 from benchmarks.harness.problem import NewsProblem
-from benchmarks.harness.report import markdown
 from benchmarks.harness.runner import Run, setting, train
 from errors import plain_errors
+from tables import markdown
 
 CHANGES: tuple[dict[str, Any], ...] = (
     {},
@@ -64,9 +65,9 @@ def measure(steps: int, lr: float, seeds: Sequence[int], journal: Journal) -> st
         arm = Arm(name, adafisherw, {"structure": "kronecker", **change})
         runs = []
         for seed in seeds:
-            what = dict(lr=lr, seed=seed, steps=steps)
-            key = setting(problem, arm, split="tune", **what)
-            runs.append(journal.run_once(key, lambda a=arm, w=what: train(problem, a, split="tune", **w)))
+            run = partial(train, problem, arm, lr=lr, seed=seed, steps=steps, split="tune")
+            key = setting(problem, arm, lr=lr, seed=seed, steps=steps, split="tune")
+            runs.append(journal.run_once(key, run))
             print(f"{name:24} seed {seed}  loss {runs[-1].loss:.4f}  {runs[-1].step_ms:.0f} ms / step", flush=True)
         results.append((name, runs))
     rows = [[name, *_cells(runs, results[0][1])] for name, runs in results]
@@ -77,7 +78,8 @@ def measure(steps: int, lr: float, seeds: Sequence[int], journal: Journal) -> st
         "time / step",
         "state bytes / parameter",
     ]
-    return f"{markdown(header, rows)}\n\nlr {lr:g}, seeds {', '.join(map(str, seeds))}; time is relative to the defaults.\n"
+    note = f"lr {lr:g}, seeds {', '.join(map(str, seeds))}; time is relative to the defaults."
+    return f"{markdown(header, rows)}\n\n{note}\n"
 
 
 def _cells(runs: Sequence[Run], defaults: Sequence[Run]) -> list[str]:
