@@ -138,7 +138,7 @@ def _add_coverage(commands: Any) -> None:
 def _coverage(options: argparse.Namespace, rest: list[str]) -> int:
     from .curvature import coverage
 
-    model = _build_on_meta(options.model, options.task)
+    model = build_on_meta(options.model, options.task)
     if options.memory:
         text = _memory(model, options.optim_args, options.json)
     else:
@@ -207,7 +207,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence
     return "\n".join("  ".join(line).rstrip() for line in cells)
 
 
-def _build_on_meta(name: str, task: str) -> nn.Module:
+def build_on_meta(name: str, task: str) -> nn.Module:
     import torch
     import transformers
 
