@@ -15,8 +15,8 @@ from adafisher_hf.curvature import summarize
 
 ARCHITECTURES = (
     "gpt2", "llama", "qwen3", "gemma3_text", "mistral", "phi", "gpt_neox", "opt", "bert", "roberta", "distilbert",
-    "electra", "deberta-v2", "albert", "modernbert", "t5", "bart", "whisper", "vit", "swin", "convnext", "resnet", "clip",
-    "wav2vec2", "mixtral", "gpt_oss", "qwen2_moe", "mamba",
+    "electra", "deberta-v2", "albert", "modernbert", "t5", "bart", "whisper", "vit", "swin", "convnext", "resnet",
+    "clip", "wav2vec2", "mixtral", "gpt_oss", "qwen2_moe", "mamba",
 )  # fmt: skip
 KINDS = ("linear", "conv1d", "conv", "embedding", "embedding+linear", "norm", "batchnorm", "gradient")
 TEXT = """# Coverage
