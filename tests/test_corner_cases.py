@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from adafisher_hf import AdaFisher, AdaFisherW
-from tests.models import next_token_loss, tiny, tiny_batches
+from tests.models import llama, next_token_loss, tiny, tiny_batches
 
 KERNELS = pytest.mark.parametrize("kernel", ["plain", "foreach"])
 
@@ -371,3 +371,30 @@ def test_unfreezing_in_mid_training():
     step(model, optimizer)
     assert not torch.equal(before, model.up.weight.detach())
     assert optimizer.curvature(model.up.weight).std() > 0
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_loss_that_bypasses_the_head_is_said(tied, caplog):
+    """Liger's fused loss multiplies by the head's weight itself."""
+    model, ids = llama(tie_word_embeddings=tied), torch.arange(12).view(2, 6)
+    optimizer = AdaFisherW(model, lr=1e-3)
+    for _ in range(2):
+        logits = nn.functional.linear(model.model(input_ids=ids).last_hidden_state, model.lm_head.weight)
+        nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten()).backward()
+        optimizer.step()
+    assert [record.message.split()[0] for record in caplog.records] == ["lm_head"]
+    assert "use_liger_kernel" in caplog.text
+    assert optimizer.curvature(model.lm_head.weight).std() > 0
+
+
+def test_a_head_that_runs_or_is_not_used_is_no_news(caplog):
+    ids = torch.arange(12).view(2, 6)
+    for loss in (
+        lambda model: model(input_ids=ids, labels=ids).loss,
+        lambda model: model.model(input_ids=ids).last_hidden_state.square().mean(),
+    ):
+        model = llama(tie_word_embeddings=False)
+        optimizer = AdaFisherW(model, lr=1e-3)
+        loss(model).backward()
+        optimizer.step()
+    assert not caplog.records

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,8 @@ from .curvature.kronecker import Kronecker
 from .curvature.modes import unit_divisor
 from .kernels import KERNELS, Batch, Divisor, Hyper
 from .state import check_saved_state, initial_state, restore_dtypes
+
+logger = logging.getLogger(__name__)
 
 SIGMA_FLOOR = 1e-7  # σ is at least this multiple of the RMS of all gradients of a step
 BASIS_WARMUP = 20  # refreshes at which every basis is made anew: early on the curvature turns from step to step
@@ -188,6 +191,7 @@ class AdaFisher(torch.optim.Optimizer):
 
     def _refresh(self, blocks: dict[int, Block]) -> None:
         gamma = self._gamma()
+        self._warn_of_bypassed_head()
         self._blocks.reduce()
         for param, grad in self._with_grad():
             block = blocks[id(param)]
@@ -199,8 +203,18 @@ class AdaFisher(torch.optim.Optimizer):
         if isinstance(self._mode, Kronecker):
             self._update_bases(self._mode)
 
+    def _warn_of_bypassed_head(self) -> None:
+        head = self._blocks.bypassed_head() if self.param_groups[0]["step"] == 0 else None
+        if head is not None:
+            logger.warning(
+                "%s did not run, but got a gradient: a fused loss (use_liger_kernel=True?) computes it where no hook "
+                "can see it. A tied embedding then has the curvature of its look-ups alone, an untied head that of "
+                "its gradient. For the full statistics turn the fused loss off.",
+                head,
+            )
+
     def _update_bases(self, mode: Kronecker) -> None:
-        """New eigenvectors for all blocks at the first refreshes, then for each at a turn of its own: no step stalls."""
+        """New eigenvectors for all blocks at the first refreshes, then for each at its own turn: no step stalls."""
         step, interval = self.param_groups[0]["step"], self.config.basis_interval
         dense = min(step, self._warmup)
         turn = dense + (step // self.config.update_interval - dense // self.config.update_interval)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -136,6 +136,16 @@ class Blocks:
         parameters = [block.parameter for block in self._blocks]
         dtype = torch.float64 if any(p.dtype == torch.float64 for p in parameters) else torch.float32
         reduce_over_ranks(list(self._taps.values()), dtype, parameters[0].device)
+
+    def bypassed_head(self) -> str | None:
+        """The name of a language model's head that got a gradient although its forward did not run."""
+        model: Any = self.model
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        tap = self._taps.get(id(head))
+        weight = getattr(head, "weight", None)
+        if tap is None or tap.sums is not None or not self.fired() or weight is None or weight.grad is None:
+            return None
+        return next(name for name, module in self.model.named_modules() if module is head)
 
     def take_nothing(self) -> None:
         """Drops what the taps have summed up."""
