@@ -82,8 +82,10 @@ class Benchmark:
         for arm in self.arms:
             result = results[arm.name]
             result.timing = timings[arm.name]
-            steps = round(self.steps / result.timing.ratio)
-            result.equal_time = result.finals if arm is self.arms[0] else self._runs(arm, result.lr, steps)
+            if arm is self.arms[0]:
+                result.equal_time = result.finals
+            elif result.mean_loss <= baseline.mean_loss:  # the others are behind already
+                result.equal_time = self._runs(arm, result.lr, round(self.steps / result.timing.ratio))
         return results
 
     def _tuning_loss(self, arm: Arm, lr: float) -> float:

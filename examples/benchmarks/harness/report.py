@@ -118,6 +118,8 @@ def draw(results: Mapping[str, Result], path: Path, title: str) -> Path:
 
 
 def _mean_and_spread(losses: Sequence[float]) -> str:
+    if not losses:
+        return ""
     if not all(map(math.isfinite, losses)):
         return "diverged"
     return f"{statistics.mean(losses):.3f} ± {(max(losses) - min(losses)) / 2:.3f}"
