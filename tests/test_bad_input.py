@@ -138,3 +138,49 @@ def test_reference_and_paper_states_have_the_same_shapes_and_are_still_told_apar
     optimizer = AdaFisherW(model.parameters(), model=model, mode="reference")
     with pytest.raises(ValueError, match="mode is paper, not reference"):
         optimizer.load_state_dict(trained_state(mode="paper"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": "1e-3"}, "lr must be a number, not '1e-3'"),
+        ({"weight_decay": None}, "weight_decay must be a number, not None"),
+        ({"damping": None}, "damping must be a number"),
+        ({"beta": "0.9"}, "beta must be a number"),
+    ],
+)
+def test_a_group_that_is_refused_leaves_nothing_behind(change, message):
+    model = tiny()
+    optimizer = AdaFisherW([model.up.weight], model=model)
+    with pytest.raises(TypeError, match=message):
+        optimizer.add_param_group({"params": [model.down.weight], **change})
+    next_token_loss(model, tiny_batches(1)[0]).backward()
+    optimizer.step()
+    assert len(optimizer.param_groups) == 1
+
+
+def test_a_foreign_parameter_after_a_good_one_leaves_nothing_behind():
+    model = tiny()
+    optimizer = AdaFisherW([model.up.weight], model=model)
+    with pytest.raises(ValueError, match="does not belong"):
+        optimizer.add_param_group({"params": [model.down.weight, nn.Parameter(torch.ones(2))]})
+    assert len(list(optimizer._blocks)) == 1 and not model.down._forward_hooks
+
+
+def test_the_model_is_a_module():
+    with pytest.raises(TypeError, match="model must be the torch module that owns the parameters, not 'gpt2'"):
+        AdaFisherW(tiny().parameters(), model="gpt2")
+
+
+def test_a_group_may_be_a_single_tensor():
+    model = tiny()
+    optimizer = AdaFisherW([{"params": model.up.weight}], model=model)
+    assert optimizer.param_groups[0]["params"] == [model.up.weight]
+
+
+def test_weights_tied_after_the_optimizer_was_made():
+    model = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+    optimizer = AdaFisherW(model.parameters(), model=model)
+    model[1].weight = model[0].weight
+    with pytest.raises(ValueError, match="no longer the model's: it was replaced or tied after the optimizer was made"):
+        optimizer.step()

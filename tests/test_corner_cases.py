@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import io
 import weakref
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from adafisher_hf import AdaFisher, AdaFisherW
 from tests.models import llama, next_token_loss, tiny, tiny_batches
@@ -398,3 +401,131 @@ def test_a_head_that_runs_or_is_not_used_is_no_news(caplog):
         loss(model).backward()
         optimizer.step()
     assert not caplog.records
+
+
+def test_freezing_and_unfreezing_around_a_step():
+    model = nn.Linear(3, 2)
+    optimizer = AdaFisherW(model.parameters(), model=model, lr=1e-2)
+    model.weight.requires_grad_(False)
+    with pytest.raises(ValueError, match="'weight' is frozen and has no curvature yet"):
+        optimizer.curvature(model.weight)
+    model(torch.randn(4, 3)).square().mean().backward()
+    optimizer.step()
+    model.weight.requires_grad_(True)
+    model(torch.randn(4, 3)).square().mean().backward()
+    model.weight.requires_grad_(False)  # with a gradient: the step still takes it, as torch's optimizers do
+    before = model.weight.detach().clone()
+    optimizer.step()
+    assert not torch.equal(model.weight, before)
+
+
+def test_closed_it_steps_with_the_curvature_it_has():
+    model = tiny()
+    optimizer = AdaFisherW(model.parameters(), model=model)
+    step(model, optimizer)
+    optimizer.close()
+    before = [optimizer.curvature(p).clone() for p in model.parameters()]
+    step(model, optimizer)
+    assert all(torch.equal(optimizer.curvature(p), old) for p, old in zip(model.parameters(), before, strict=True))
+
+
+def test_copies_and_pickles_of_the_model_measure_nothing():
+    model = tiny()
+    optimizer = AdaFisherW(model.parameters(), model=model)
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    for other in (copy.deepcopy(model), torch.load(buffer, weights_only=False)):
+        next_token_loss(other, tiny_batches(1)[0]).backward()
+        assert not optimizer._blocks.fired()
+        second = AdaFisherW(other.parameters(), model=other, lr=1e-2)
+        step(other, second)
+        assert second._blocks.gate is not optimizer._blocks.gate
+        assert second.curvature(other.up.weight).std() > 0
+
+
+def test_a_frozen_network_is_not_measured():
+    """A GAN's generator sends its gradient through the discriminator, which rests."""
+    model = tiny()
+    optimizer = AdaFisherW(model.parameters(), model=model)
+    for p in model.parameters():
+        p.requires_grad_(False)
+    hidden = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
+    model.down(model.up(hidden)).sum().backward()
+    assert not optimizer._blocks.fired()
+
+
+def test_the_whole_model_recomputed_in_the_backward_pass():
+    curvatures = []
+    for wrap in (lambda model, ids: model(ids), lambda model, ids: checkpoint(model, ids, use_reentrant=False)):
+        model, ids = tiny(), tiny_batches(1)[0]
+        optimizer = AdaFisherW(model.parameters(), model=model)
+        wrap(model, ids).square().mean().backward()
+        optimizer.step()
+        curvatures.append([optimizer.curvature(p) for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*curvatures, strict=True))
+
+
+def test_the_same_input_under_another_mask_is_measured_again():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2, bias=False)
+
+        def forward(self, x, attention_mask=None):
+            return self.layer(x)
+
+    model, x = Net(), torch.randn(2, 4, 3)
+    optimizer = AdaFisherW(model.parameters(), model=model, structure="kronecker", token_stride=1)
+    expected = torch.zeros(3, 3)
+    for mask in (torch.tensor([[1, 0, 0, 0]] * 2), torch.ones(2, 4)):
+        model(x, attention_mask=mask).sum().backward()
+        rows = x[mask.bool()]
+        expected += rows.T @ rows
+    torch.testing.assert_close(optimizer._blocks._taps[id(model.layer)].sums.input[0], expected)
+
+
+def test_strided_tokens_stand_for_the_skipped_ones():
+    """The two uses of a weight weigh the same, though one sees whole sequences and the other a list of tokens."""
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
+            self.head.weight = self.embed.weight
+
+        def forward(self, ids):
+            return self.head(self.embed(ids).flatten(0, 1))
+
+    model = Tied()
+    optimizer = AdaFisherW(model.parameters(), model=model, structure="kronecker", token_stride=4)
+    model(torch.zeros(4, 8, dtype=torch.long)).square().mean().backward()
+    assert [tap.sums.rows.item() for tap in optimizer._blocks._taps.values()] == [32.0, 32.0]
+
+
+def test_damping_of_a_group_may_change_at_any_step():
+    model = tiny()
+    optimizer = AdaFisherW(model.parameters(), model=model, update_warmup=0, update_interval=10)
+    step(model, optimizer)
+    before = optimizer.curvature(model.up.weight)
+    optimizer.param_groups[0]["damping"] += 0.5
+    torch.testing.assert_close(optimizer.curvature(model.up.weight), before + 0.5)
+
+
+def test_groups_of_a_convolution_without_hooks_keep_their_own_scale():
+    """Depthwise, used functionally: every channel is one row, so the fallback is exact."""
+
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv1d(4, 4, 1, groups=4, bias=False)
+
+        def forward(self, x):
+            return nn.functional.conv1d(x, self.conv.weight, groups=4)
+
+    model = Functional().double()
+    optimizer = AdaFisherW(model.parameters(), model=model, damping=1e-12)
+    (model(torch.randn(2, 4, 5).double()) * torch.tensor([1.0, 5, 20, 100]).view(4, 1)).square().sum().backward()
+    squared = model.conv.weight.grad.square()
+    optimizer.step()
+    torch.testing.assert_close(optimizer.curvature(model.conv.weight), squared / squared.mean(), rtol=1e-6, atol=1e-9)

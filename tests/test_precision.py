@@ -199,3 +199,48 @@ def test_a_half_precision_model_follows_the_full_one(structure):
     full = ends[torch.float32, "kahan"]
     kahan, nearest = ((ends[torch.bfloat16, r] - full).norm().item() for r in ("kahan", "nearest"))
     assert kahan < 0.7 * nearest
+
+
+@pytest.mark.parametrize("mode", ["calibrated", "paper"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("backward_inside", [False, True])
+def test_sums_under_autocast_are_wide(mode, dtype, backward_inside):
+    """More tokens than half precision can count, and a sum of squares that float16 cannot hold."""
+    torch.manual_seed(0)
+    layer, x = nn.Linear(3, 2, bias=False), torch.randn(70_000, 3) * torch.tensor([1.0, 2.0, 3.0])
+    optimizer = AdaFisherW(layer.parameters(), model=layer, mode=mode, lr=1e-3, update_warmup=5)
+    with torch.autocast("cpu", dtype):
+        loss = layer(x).float().square().mean()
+        if backward_inside:
+            loss.backward()
+    if not backward_inside:
+        loss.backward()
+    (tap,) = optimizer._blocks._taps.values()
+    assert tap.sums.input.dtype == tap.sums.output.dtype == tap.sums.rows.dtype == torch.float32
+    torch.testing.assert_close(tap.sums.input[0], x.square().sum(0), rtol=1e-4, atol=0.0)
+    assert tap.sums.rows.item() == 70_000
+    optimizer.step()
+    assert optimizer.curvature(layer.weight).std() > 0.01
+
+
+def test_many_micro_batches_under_autocast_add_up():
+    layer = nn.Linear(2, 2, bias=False)
+    optimizer = AdaFisherW(layer.parameters(), model=layer)
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in range(600):
+            layer(torch.ones(1, 2)).sum().backward()
+    (tap,) = optimizer._blocks._taps.values()
+    assert tap.sums.input.tolist() == [[600.0, 600.0]]
+
+
+@pytest.mark.parametrize("kernel", ["plain", "foreach"])
+def test_kahan_and_a_gradient_that_is_not_finite(kernel):
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 64, bias=False).bfloat16()
+    optimizer = AdaFisherW(layer.parameters(), model=layer, lr=1e-2, kernel=kernel)
+    for bad in (False, False, True):
+        before = layer.weight.detach().clone()
+        layer.weight.grad = torch.randn_like(layer.weight)
+        layer.weight.grad[0, 0] = torch.nan if bad else 0.1
+        optimizer.step()
+        assert torch.equal(layer.weight, before) == bad

@@ -79,13 +79,14 @@ class Benchmark:
         for arm in self.arms[1:]:
             results[arm.name].steps_to_baseline = self._steps_to(baseline.mean_loss, arm, results[arm.name])
         timings = self._timings(results)
+        budget = timings[self.arms[0].name].seconds(self.steps)
         for arm in self.arms:
             result = results[arm.name]
             result.timing = timings[arm.name]
             if arm is self.arms[0]:
                 result.equal_time = result.finals
             elif result.mean_loss <= baseline.mean_loss:  # the others are behind already
-                result.equal_time = self._runs(arm, result.lr, round(self.steps / result.timing.ratio))
+                result.equal_time = self._runs(arm, result.lr, result.timing.steps_within(budget))
         return results
 
     def _tuning_loss(self, arm: Arm, lr: float) -> float:
@@ -113,7 +114,7 @@ class Benchmark:
 
     def _timings(self, results: dict[str, Result]) -> dict[str, Timing]:
         rates = {arm.name: best(results[arm.name].tuning) for arm in self.arms}
-        return time_arms(self.problem, self.arms, rates, self.steps, self.out / "timing.json")
+        return time_arms(self.problem, self.arms, rates, self.out / "timing.json")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ class AdaFisher(torch.optim.Optimizer):
         if isinstance(params, nn.Module):
             model = params if model is None else model
             params = [item for item in params.named_parameters() if item[1].requires_grad]
+        if not isinstance(model, nn.Module | None):
+            raise TypeError(f"model must be the torch module that owns the parameters, not {model!r}")
         if model is None:
             raise ValueError(f"{type(self).__name__} needs the model for its curvature hooks: pass model=model")
         self.config = AdaFisherConfig.from_knobs(knobs).resolved()
@@ -95,7 +97,7 @@ class AdaFisher(torch.optim.Optimizer):
         try:
             _check_group(group)
             self._blocks.add(group["params"])
-        except ValueError:
+        except BaseException:
             self.param_groups.pop()
             raise
 
@@ -112,7 +114,7 @@ class AdaFisher(torch.optim.Optimizer):
         self._init_missing_state(blocks)
         if self._is_dry_step():
             return
-        if self._blocks.gate.active:
+        if self._blocks.gate.active and self._finalizer.alive:
             self._refresh(blocks)
         self._update(blocks)
         # A schedule moves lr right after the step; the logs show what this step has done.
@@ -131,13 +133,15 @@ class AdaFisher(torch.optim.Optimizer):
         """The divisor of the momentum of one parameter: F̂ in calibrated mode, F̃ otherwise; in its full shape.
 
         Raises:
-            ValueError: a parameter that this optimizer does not hold.
+            ValueError: a parameter that this optimizer does not hold, or one that was frozen all the time.
         """
         blocks = self._blocks.by_parameter()
         if id(param) not in blocks:
             raise ValueError(f"no parameter of this optimizer: a tensor of shape {tuple(param.shape)}")
         self._init_missing_state(blocks)
-        return self._divisor(param, blocks[id(param)]).dense().reshape(param.shape)
+        if not self.state.get(param):
+            raise ValueError(f"{blocks[id(param)].name!r} is frozen and has no curvature yet")
+        return self._divisor(param, blocks[id(param)], self._group_of(param)["damping"]).dense().reshape(param.shape)
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Curvature and update size by kind of layer, for the logs. Waits for the device."""
@@ -152,6 +156,7 @@ class AdaFisher(torch.optim.Optimizer):
     def close(self) -> None:
         """Takes every hook off the model. The optimizer can still step, with the curvature it has."""
         self._finalizer()
+        self._blocks.take_nothing()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state, keeping the dtypes it was saved with (torch casts everything to the parameter's dtype).
@@ -179,7 +184,13 @@ class AdaFisher(torch.optim.Optimizer):
     def _init_missing_state(self, blocks: dict[int, Block]) -> None:
         for group in self.param_groups:
             for param in group["params"]:
-                if param not in self.state and param.requires_grad and param.numel():
+                if id(param) not in blocks:
+                    raise ValueError(
+                        f"a parameter of shape {tuple(param.shape)} is no longer the model's: it was replaced or tied "
+                        "after the optimizer was made; make the optimizer afterwards"
+                    )
+                used = param.requires_grad or param.grad is not None
+                if not self.state.get(param) and used and param.numel():
                     self.state[param] = initial_state(self, param, blocks[id(param)], param.device)
 
     def _is_dry_step(self) -> bool:
@@ -234,7 +245,7 @@ class AdaFisher(torch.optim.Optimizer):
             for param in group["params"]:
                 if param.grad is not None and param.numel():
                     batch = batches[index, param.device, self.state[param]["step"].dtype]
-                    self._collect(batch, param, blocks[id(param)], write_back)
+                    self._collect(batch, param, blocks[id(param)], group["damping"], write_back)
         floor = _sigma_floor(batches.values())
         kernel = KERNELS[self.config.kernel]
         for (index, device, dtype), batch in batches.items():
@@ -242,14 +253,16 @@ class AdaFisher(torch.optim.Optimizer):
         for param, view in write_back:
             param.copy_(view.view(param.shape))
 
-    def _collect(self, batch: Batch, param: Tensor, block: Block, write_back: list[tuple[Tensor, Tensor]]) -> None:
+    def _collect(
+        self, batch: Batch, param: Tensor, block: Block, damping: float, write_back: list[tuple[Tensor, Tensor]]
+    ) -> None:
         assert param.grad is not None
         layout, state = block.layouts[0], self.state[param]
         view = param.detach().reshape(layout.shape)
         if not param.is_contiguous():
             write_back.append((param, view))
         grad, exp_avg = param.grad.reshape(layout.shape), state["exp_avg"].view(layout.shape)
-        divisor = self._divisor(param, block)
+        divisor = self._divisor(param, block, damping)
         split = layout.independent
         batch.params += view.split(1) if split else [view]
         batch.grads += grad.split(1) if split else [grad]
@@ -265,13 +278,14 @@ class AdaFisher(torch.optim.Optimizer):
         norms = torch._foreach_norm(batch.grads[-len(state["step"]) :], 2, state["step"].dtype)
         batch.grad_sqs += [norm.square() for norm in norms]
 
-    def _divisor(self, param: Tensor, block: Block) -> Divisor:
-        if block.divisor is None:
+    def _divisor(self, param: Tensor, block: Block, damping: float) -> Divisor:
+        if block.divisor is None or block.damping != damping:
             state = self.state[param]
             if "row_factor_0" not in state:
                 block.divisor = unit_divisor(block.layouts[0], state["step"])
             else:
-                block.divisor = self._mode.divisor(state, block.layouts, self._group_of(param)["damping"])
+                block.divisor = self._mode.divisor(state, block.layouts, damping)
+            block.damping = damping
         return block.divisor
 
     def _group_of(self, param: Tensor) -> dict[str, Any]:
@@ -308,7 +322,7 @@ def _remove(handles: list) -> None:
 
 def _not_empty(params: Iterable) -> Sequence:
     params = list(params)
-    nested = [list(item["params"]) if isinstance(item, dict) else [item] for item in params]
+    nested = [_listed(item["params"]) if isinstance(item, dict) else [item] for item in params]
     params = [
         {**item, "params": inner} if isinstance(item, dict) else item
         for item, inner in zip(params, nested, strict=True)
@@ -319,7 +333,14 @@ def _not_empty(params: Iterable) -> Sequence:
     return params
 
 
+def _listed(params: Any) -> list:
+    return [params] if isinstance(params, Tensor) else list(params)
+
+
 def _check_group(group: dict[str, Any]) -> None:
+    for key in ("lr", "weight_decay", *GROUP_KNOBS):
+        if not isinstance(group[key], int | float | Tensor):
+            raise TypeError(f"{key} must be a number, not {group[key]!r}")
     for key in ("lr", "weight_decay"):
         if not float(group[key]) >= 0:
             raise ValueError(f"{key} must be at least 0, not {group[key]}")
@@ -338,9 +359,11 @@ def _inverse_scale(scaler: Any) -> Callable[[], Tensor | float]:
 
 def _sigma_floor(batches: Iterable[Batch]) -> Tensor:
     """1e-7 of the RMS over every finite gradient of the step."""
-    total, numbers = torch.zeros((), dtype=torch.float64), 0
+    totals, numbers = [], 0
     for batch in batches:
         squares = torch.stack(batch.grad_sqs).double()
-        total = total.to(squares.device) + torch.where(torch.isfinite(squares), squares, 0.0).sum()
+        totals.append(torch.where(torch.isfinite(squares), squares, 0.0).sum())
         numbers += sum(grad.numel() for grad in batch.grads)
-    return SIGMA_FLOOR * (total / max(1, numbers)).sqrt()
+    if not totals:
+        return torch.zeros(())
+    return SIGMA_FLOOR * (torch.stack([total.to(totals[0].device) for total in totals]).sum() / numbers).sqrt()

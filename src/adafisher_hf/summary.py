@@ -45,7 +45,7 @@ def by_parameter(optimizer: AdaFisher) -> list[ParameterSummary]:
             state = optimizer.state.get(param)
             if state:
                 block = blocks[id(param)]
-                divisor = optimizer._divisor(param, block)
+                divisor = optimizer._divisor(param, block, group["damping"])
                 mean = divisor.dense().mean() if block.raw_mean is None else block.raw_mean.mean()
                 update = lr * _update_norm(optimizer, group, state, divisor, block.layouts[0].shape)
                 numbers = (mean, _log_spread(divisor), update, param.norm())

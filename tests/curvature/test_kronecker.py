@@ -19,7 +19,11 @@ def divide(optimizer, parameter, momentum):
     """What the optimizer makes of a momentum, before grafting."""
     block = optimizer._blocks.by_parameter()[id(parameter)]
     shape = block.layouts[0].shape
-    return optimizer._divisor(parameter, block).divide(momentum.reshape(shape)).reshape(parameter.shape)
+    return (
+        optimizer._divisor(parameter, block, optimizer.config.damping)
+        .divide(momentum.reshape(shape))
+        .reshape(parameter.shape)
+    )
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])

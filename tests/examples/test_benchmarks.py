@@ -14,6 +14,7 @@ from torch import nn
 
 from adafisher_hf import AdaFisherConfig
 from benchmarks import ablation, step_profile
+from benchmarks.harness import timing
 from benchmarks.harness.arms import ADAMW, WEIGHT_DECAY, Arm, adafisherw, decay_groups, muon, soap
 from benchmarks.harness.journal import Journal
 from benchmarks.harness.problem import NewsProblem
@@ -55,7 +56,7 @@ def run_with(loss: float, step_ms: float = 10.0) -> Run:
 
 def result_with(tuning, finals, equal_time, ratio, **more) -> Result:
     runs = [[run_with(loss) for loss in losses] for losses in (finals, equal_time)]
-    return Result(tuning, runs[0], timing=Timing(10.0, ratio, ratio - 0.1, ratio), equal_time=runs[1], **more)
+    return Result(tuning, runs[0], timing=Timing([ratio], 10), equal_time=runs[1], **more)
 
 
 @pytest.mark.parametrize(
@@ -99,13 +100,15 @@ def test_diverged_run_is_kept_as_such(tmp_path):
 
     run = train(Exploding(), ADAMW, lr=0.03, seed=0, steps=6, split="eval")
     assert (run.curve, run.final, run.loss) == ([], None, math.inf)
-    diverged = Result({3e-3: 1.0}, [run], timing=Timing(1.0, 1.0, 1.0, 1.0), equal_time=[run])
+    diverged = Result({3e-3: 1.0}, [run], timing=Timing([1.0], 10), equal_time=[run])
     assert "diverged" in results_table({"AdamW": diverged}, "AdamW", 6)
     draw({"AdamW": Result({3e-3: 1.0}, [run])}, tmp_path / "empty.png", "title")
     assert (tmp_path / "empty.png").exists()
 
 
 def test_finished_runs_are_not_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(timing, "STEPS", 10)
+
     def measure():
         return Benchmark(Regression(), ARMS, steps=6, seeds=2, out=tmp_path).measure()
 
@@ -146,11 +149,18 @@ def test_arms_take_turns_on_the_clock(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Training, "step", logged)
     rates = {arm.name: 1e-3 for arm in ARMS}
-    timings = time_arms(Regression(), ARMS, rates, 30, tmp_path / "timing.json")
+    monkeypatch.setattr(timing, "STEPS", 30)
+    timings = time_arms(Regression(), ARMS, rates, tmp_path / "timing.json")
     assert started[2:] == (["AdamW"] * 10 + ["AdaFisherW"] * 10) * 3
-    assert timings["AdamW"].ratio == timings["AdamW"].steady == 1.0
-    assert timings["AdaFisherW"].ratio > 0
-    assert timings == time_arms(Regression(), ARMS, rates, 30, tmp_path / "timing.json")
+    assert all(len(arm.turns) == 3 and min(arm.turns) > 0 for arm in timings.values())
+    assert timings == time_arms(Regression(), ARMS, rates, tmp_path / "timing.json")
+
+
+def test_clock_goes_on_at_the_steady_pace():
+    clock = Timing([5.0, 3.0, 1.0], 30)
+    assert clock.steady == 0.1
+    assert [clock.seconds(steps) for steps in (0, 10, 15, 30, 50)] == pytest.approx([0.0, 5.0, 6.5, 9.0, 11.0])
+    assert [clock.steps_within(seconds) for seconds in (0.4, 5.0, 9.05, 11.01)] == [0, 10, 30, 50]
 
 
 def test_usable_rates_are_those_around_the_best_one():
@@ -209,7 +219,7 @@ def test_table_says_where_the_grid_was_left():
     table = results_table(results, "AdamW", steps=6)
     assert "| AdamW | 3e-3 | 3e-3 – 1e-2 | 2.100 ± 0.100 | 2.100 ± 0.100 | 6 (× 1.00) | × 1.00 |" in table
     assert "| other | 3e-2 * | 3e-2 – 3e-2 | 1.250 ± 0.250 | 1.400 ± 0.200 | 3 (× 0.50) | × 0.75 |" in table
-    assert "| 3.000 ± 0.000 | not reached |  | × 1.50 (1.40) | 4.00 |" in table
+    assert "| 3.000 ± 0.000 | not reached |  | × 1.50 (1.50) | 4.00 |" in table
     assert "* beyond the common grid 1e-3, 3e-3, 6e-3, 1e-2" in table
     assert "| other |  | 2.000 | 1.000 |" in tuning_table(results)
 

@@ -72,8 +72,8 @@ def results_table(results: Mapping[str, Result], baseline: str, steps: int) -> s
     rows = [[name, *_cells(result, results[baseline], steps)] for name, result in results.items()]
     seeds = len(results[baseline].finals)
     note = (
-        f"Mean ± half range over {seeds} seeds. Time is relative to {baseline}: of the whole run, and in brackets of "
-        "its second half, when the dense warm-up is over."
+        f"Mean ± half range over {seeds} seeds. Time is relative to {baseline}'s whole run; in brackets that of a step "
+        "after the dense warm-up."
     )
     if any(result.lr not in GRID for result in results.values()):
         note += f" * beyond the common grid {', '.join(map(_rate, GRID))}, which grows while the best is on its edge."
@@ -82,17 +82,17 @@ def results_table(results: Mapping[str, Result], baseline: str, steps: int) -> s
 
 def _cells(result: Result, baseline: Result, steps: int) -> list[str]:
     low, high = result.usable_rates()
-    assert result.timing is not None
+    assert result.timing is not None and baseline.timing is not None
+    whole = baseline.timing.seconds(steps)
     reached = steps if result is baseline else result.steps_to_baseline
-    share = None if reached is None else reached / steps
     return [
         _rate(result.lr) + ("" if result.lr in GRID else " *"),
         f"{_rate(low)} – {_rate(high)}",
         _mean_and_spread([run.loss for run in result.finals]),
         _mean_and_spread([run.loss for run in result.equal_time]),
-        "not reached" if share is None else f"{reached} (× {share:.2f})",
-        "" if share is None else f"× {share * result.timing.ratio:.2f}",
-        f"× {result.timing.ratio:.2f} ({result.timing.steady:.2f})",
+        "not reached" if reached is None else f"{reached} (× {reached / steps:.2f})",
+        "" if reached is None else f"× {result.timing.seconds(reached) / whole:.2f}",
+        f"× {result.timing.seconds(steps) / whole:.2f} ({result.timing.steady / baseline.timing.steady:.2f})",
         f"{result.finals[0].state_bytes_per_parameter:.2f}",
     ]
 

@@ -1,4 +1,4 @@
-"""How long a run takes, relative to the first arm: all arms train side by side and take turns, a few steps each."""
+"""How long a run takes: all arms train side by side and take turns of a few steps, so that all see the same machine."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .problem import Problem
 from .runner import Training
 
 TURN = 10  # steps
+STEPS = 200  # that are timed: the dense warm-up, and as many after it
 
 
 @dataclass(frozen=True)
@@ -20,57 +21,59 @@ class Timing:
     """An arm's clock.
 
     Attributes:
-        step_ms: mean over the run.
-        ratio: time of the run relative to the first arm's.
-        steady: the same in the second half, when the dense warm-up is over; median over the turns.
-        worst: the slowest turn relative to the first arm's median turn.
+        turns: seconds of every ``TURN`` steps from the first one on; all but the last are whole turns.
+        timed: steps that were timed.
     """
 
-    step_ms: float
-    ratio: float
-    steady: float
-    worst: float
+    turns: Sequence[float]
+    timed: int
+
+    @property
+    def steady(self) -> float:
+        """Seconds of a step once the dense warm-up is over: the median over the last third of the turns."""
+        return statistics.median(self.turns[-max(1, len(self.turns) // 3) :]) / min(TURN, self.timed)
+
+    def seconds(self, steps: int) -> float:
+        """How long the first steps take; beyond those that were timed, the steady pace goes on."""
+        if steps > self.timed:
+            return sum(self.turns) + (steps - self.timed) * self.steady
+        whole = steps // TURN
+        rest = steps % TURN
+        return sum(self.turns[:whole]) + (self.turns[whole] * rest / TURN if rest else 0.0)
+
+    def steps_within(self, seconds: float) -> int:
+        """How many steps fit into a time."""
+        steps = 0
+        while self.seconds(steps + 1) <= seconds:
+            steps += 1
+        return steps
 
 
-def time_arms(
-    problem: Problem, arms: Sequence[Arm], rates: Mapping[str, float], steps: int, path: Path
-) -> dict[str, Timing]:
-    """Times a run of every arm; or reads the file of an earlier call for the same arms and steps."""
-    question = {"arms": [arm.describe() for arm in arms], "steps": steps, "problem": problem.describe()}
+def time_arms(problem: Problem, arms: Sequence[Arm], rates: Mapping[str, float], path: Path) -> dict[str, Timing]:
+    """Times the beginning of a run of every arm; or reads the file of an earlier call for the same arms."""
+    question = {"arms": [arm.describe() for arm in arms], "steps": STEPS, "problem": problem.describe()}
     if path.exists():
         stored = json.loads(path.read_text())
         if stored["question"] == question:
             return {name: Timing(**values) for name, values in stored["timings"].items()}
-    turns = _take_turns(problem, arms, rates, steps)
-    timings = {name: _timing(seconds, turns[arms[0].name], steps) for name, seconds in turns.items()}
+    turns = _take_turns(problem, arms, rates)
+    timings = {name: Timing(seconds, STEPS) for name, seconds in turns.items()}
     content = {"question": question, "timings": {name: asdict(timing) for name, timing in timings.items()}}
     path.write_text(json.dumps(content, indent=1))
     return timings
 
 
-def _take_turns(
-    problem: Problem, arms: Sequence[Arm], rates: Mapping[str, float], steps: int
-) -> dict[str, list[float]]:
+def _take_turns(problem: Problem, arms: Sequence[Arm], rates: Mapping[str, float]) -> dict[str, list[float]]:
     """Seconds of each turn of each arm."""
-    trainings = {arm.name: Training(problem, arm, lr=rates[arm.name], seed=0, steps=steps) for arm in arms}
     for arm in arms:  # caches and allocators are warm before the clock counts
-        Training(problem, arm, lr=rates[arm.name], seed=0, steps=steps).step()
+        Training(problem, arm, lr=rates[arm.name], seed=0, steps=STEPS).step()
+    trainings = {arm.name: Training(problem, arm, lr=rates[arm.name], seed=0, steps=STEPS) for arm in arms}
     turns: dict[str, list[float]] = {arm.name: [] for arm in arms}
-    for turn in range(0, steps, TURN):
+    for turn in range(0, STEPS, TURN):
         for name, training in trainings.items():
             before = training.seconds
-            for _ in range(min(TURN, steps - turn)):
+            for _ in range(TURN):
                 training.step()
             turns[name].append(training.seconds - before)
-        print(f"clock: step {min(turn + TURN, steps)} of {steps}", flush=True)
+        print(f"clock: step {turn + TURN} of {STEPS}", flush=True)
     return turns
-
-
-def _timing(seconds: Sequence[float], baseline: Sequence[float], steps: int) -> Timing:
-    pairs = list(zip(seconds, baseline, strict=True))
-    return Timing(
-        step_ms=1e3 * sum(seconds) / steps,
-        ratio=sum(seconds) / sum(baseline),
-        steady=statistics.median(own / base for own, base in pairs[len(pairs) // 2 :]),
-        worst=max(seconds) / statistics.median(baseline),
-    )

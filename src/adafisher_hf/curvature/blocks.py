@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..kernels.divisor import Divisor
 from .capture import Gate, Tap
+from .factors import wide
 from .layers import KINDS, LayerKind, Layout, gradient_layout
 from .modes import Mode, Use, gradient_sums
 from .padding import Padding
@@ -60,6 +61,7 @@ class Block:
     taps: list[Tap]
     layouts: list[Layout]
     divisor: Divisor | None = None
+    damping: float | None = None  # that the divisor was made with
     raw_mean: Tensor | None = None  # mean(F) of the last refresh, before it is normalised: for the logs only
 
     @property
@@ -101,7 +103,9 @@ class Blocks:
         self.gate = Gate(padding)
         self._taps: dict[int, Tap] = {}
         self._blocks: list[Block] = []
-        self.handles.append(self.model.register_forward_pre_hook(partial(_drop_stale, self._blocks, self._taps)))
+        self.handles.append(
+            self.model.register_forward_pre_hook(partial(_begin_forward, self._blocks, self._taps, self.gate))
+        )
 
     def add(self, parameters: Iterable[Tensor]) -> None:
         """Makes a block for each parameter and hooks the modules that own them.
@@ -110,6 +114,7 @@ class Blocks:
             ValueError: a parameter that the model does not own, or an embedding with sparse gradients.
         """
         owners = find_owners(self.model, PUBLISHED_KINDS if self.published else KINDS)
+        parameters = list(parameters)
         for parameter in parameters:
             if id(parameter) not in owners:
                 raise ValueError(
@@ -117,7 +122,7 @@ class Blocks:
                     f"{type(self.model).__name__}: pass the model whose parameters are optimized"
                 )
             _refuse_sparse(owners[id(parameter)])
-            self._blocks.append(self._block(owners[id(parameter)], parameter))
+        self._blocks += [self._block(owners[id(parameter)], parameter) for parameter in parameters]
 
     def by_parameter(self) -> dict[int, Block]:
         """The blocks by ``id`` of the parameter that their module holds now."""
@@ -160,7 +165,7 @@ class Blocks:
 
     def _block(self, owners: list[Owner], parameter: Tensor) -> Block:
         known = [owner for owner in owners if owner.kind is not None]
-        layouts = [owner.layout for owner in known if owner.layout] or [gradient_layout(parameter)]
+        layouts = [owner.layout for owner in known if owner.layout] or [gradient_layout(parameter, owners[0].module)]
         taps = [self._tap(owner) for owner in known]
         for tap, layout in zip(taps, layouts, strict=False):
             tap.want(layout, {getattr(layout, side) for side in self.mode.dense_sides(layout)})
@@ -172,18 +177,22 @@ class Blocks:
         if tap is None:
             make = PublishedTap if self.published else Tap
             tap = make(owner.kind, self.gate, self.gate.padding.mask_name(owner.module_name))
+            tap.dtype = wide(getattr(owner.module, owner.attribute).dtype)
             self._taps[id(owner.module)] = tap
             self.handles.append(tap.attach(owner.module))
         return tap
 
 
-def _drop_stale(blocks: list[Block], taps: dict[int, Tap], module: nn.Module, args: tuple) -> None:
+def _begin_forward(blocks: list[Block], taps: dict[int, Tap], gate: Gate, module: nn.Module, args: tuple) -> None:
     """Forgets a backward pass whose gradients were thrown away: a loss scaler that overflowed skips ``step()``.
 
     A forward pass that finds no gradient at all is the first one after ``zero_grad``.
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return
+    gate.last_input = None  # the next mask may be another one
+    if torch._C._current_graph_task_id() != -1:
+        return  # recomputed in the middle of a backward pass
     if all(block.parameter.grad is None for block in blocks):
         for tap in taps.values():
             tap.take()

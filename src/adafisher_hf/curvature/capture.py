@@ -34,19 +34,27 @@ class Gate:
 
 
 class Tap:
-    """The statistics of one module since the last ``take``."""
+    """The statistics of one module since the last ``take``.
+
+    Copies of a module, and pickled ones, come without: their tap is a retired one that measures nothing.
+    """
+
+    retired = False
+    sums: Sums | None = None
 
     def __init__(self, kind: LayerKind, gate: Gate, mask_name: str):
         self.kind, self.gate, self.mask_name = kind, gate, mask_name
         self.dense: set[str] = set()  # "input" and "output" where a block wants the full factor
         self.shapes: dict[str, tuple[int, ...]] = {}  # of the sums that a block wants, by side
         self.stack = 1
-        self.sums: Sums | None = None
+        self.dtype = torch.float32  # of the sums
 
     def want(self, layout: Layout, dense: Iterable[str]) -> None:
         """A block reads these statistics; ``dense`` names the sides whose full factor it needs."""
         self.stack = layout.shape[0]
-        self.dense |= set(dense)
+        if set(dense) - self.dense:
+            self.dense |= set(dense)
+            self.sums = None  # what was measured so far has another shape
         for side, length in layout.lengths().items():
             full = (length, length) if side in self.dense else (length,)
             self.shapes[side] = (self.stack, *full)
@@ -61,7 +69,9 @@ class Tap:
         return sums
 
     def forward(self, module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor | None:
-        if not isinstance(output, Tensor) or not output.requires_grad:
+        if self.retired or not isinstance(output, Tensor) or not output.requires_grad:
+            return None
+        if not any(p.requires_grad for p in module._parameters.values() if p is not None):
             return None
         args = args or tuple(kwargs.values())
         if torch.compiler.is_compiling():
@@ -78,6 +88,12 @@ class Tap:
         self, module: nn.Module, args: tuple, output: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor, int] | None:
         """Σh² (or Σhhᵀ), the weight of every token that counts, and the stride that picked them."""
+        with full_precision(output):
+            return self._measure(module, args, output, mask)
+
+    def _measure(
+        self, module: nn.Module, args: tuple, output: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, int] | None:
         rows = self.kind.inputs(module, args, output)
         if rows is None:
             return None
@@ -85,13 +101,15 @@ class Tap:
         # Rows that stand for whole examples (a pooled classifier's) are few, and all count.
         stride = 1 if tokens is not None and len(tokens) < 2 else self.gate.stride
         mask = self.gate.padding.mask(self.mask_name, tokens) if mask is None else mask
-        weights = self._weights(module, mask, output, rows)[::stride]
+        # Each one stands for the tokens that were skipped: another use of the weight may skip none.
+        weights = self._weights(module, mask, output, rows)[::stride] * stride
         return self._input_moment(args[0], every(rows, stride), weights), weights, stride
 
     @torch.no_grad()
     def backward(self, module: nn.Module, inputs: Tensor, weights: Tensor, stride: int, grad_output: Tensor) -> None:
         rows = every(self.kind.outputs(module, grad_output), stride)
-        outputs = second_moment(rows, weights, "output" in self.dense)
+        with full_precision(grad_output):
+            outputs = second_moment(rows, weights, "output" in self.dense)
         if self.gate.inverse_scale is not None:
             outputs = outputs * self.gate.inverse_scale() ** 2
         self.commit(Sums(inputs, outputs, weights.sum()))
@@ -125,3 +143,20 @@ class Tap:
         if isinstance(rows, OneHot) and getattr(module, "padding_idx", None) is not None:
             weights = weights * (rows.ids != module.padding_idx)  # these rows get no gradient
         return weights
+
+    def __deepcopy__(self, memo: dict) -> Tap:
+        return _retired_tap()
+
+    def __reduce__(self) -> tuple:
+        return _retired_tap, ()
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """No autocast: hooks run inside the user's, where a matrix product would be rounded, and squares overflow."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def _retired_tap() -> Tap:
+    tap = Tap.__new__(Tap)
+    tap.retired = True
+    return tap

@@ -185,7 +185,11 @@ def gradient_sums(grad: Tensor, layout: Layout, dense: tuple[str, ...] = ()) -> 
         layout.col: grad.mT @ grad if "col" in dense else squared.sum(1),
         layout.row: grad @ grad.mT if "row" in dense else squared.sum(2),
     }
-    rows = squared.sum((1, 2)).unsqueeze(-1) if layout.independent else squared.sum()
+    totals = squared.sum((1, 2)).unsqueeze(-1)
+    rows = totals if layout.independent else squared.sum()
+    if len(squared) > 1 and not layout.independent:  # groups of a convolution: each by its own total, not by theirs all
+        share = _ratio(rows, totals)
+        sides[layout.row] = sides[layout.row] * (share.unsqueeze(-1) if "row" in dense else share)
     return Sums(sides.get("input", rows), sides.get("output", rows), rows)
 
 

@@ -70,7 +70,8 @@ def _parts(tap: Tap, dtype: torch.dtype, device: torch.device) -> Iterator[Tenso
 def _unpack(tap: Tap, numbers: Tensor) -> tuple[Sums, Tensor]:
     values, start = {}, 0
     for side, shape, length in _sides(tap):
-        values[side] = numbers[start : start + length].view(shape)
+        values[side] = numbers[start : start + length].view(shape).to(tap.dtype)
         start += length
-    unused = numbers.new_zeros(tap.stack, 1)
-    return Sums(values.get("input", unused), values.get("output", unused), numbers[-2]), numbers[-1]
+    unused = numbers.new_zeros(tap.stack, 1, dtype=tap.dtype)
+    rows = numbers[-2].to(tap.dtype)
+    return Sums(values.get("input", unused), values.get("output", unused), rows), numbers[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from .divisor import Divisor
@@ -45,8 +46,9 @@ def subtract(param: Tensor, update: Tensor, compensation: Tensor | None) -> None
     if compensation is None:
         param.sub_(update)
         return
+    resting = update == 0  # rounding once more might move a weight that lies half way between two others
     exact = update.neg_().add_(param).add_(compensation)
-    param.copy_(exact)
+    param.copy_(torch.where(resting, param.to(exact.dtype), exact))
     compensation.copy_(exact.sub_(param))
 
 

@@ -22,7 +22,7 @@ def update(batch: Batch, hyper: Hyper) -> None:
     finite = torch.isfinite(grad_sq)
     steps = torch.stack(batch.steps) + finite
     torch._foreach_copy_(batch.steps, list(steps.unbind()))
-    sigma = _sigma(batch, hyper, grad_sq, finite, steps) if hyper.calibrated else torch.ones_like(grad_sq)
+    sigma = _sigma(batch, hyper, finite, steps) if hyper.calibrated else torch.ones_like(grad_sq)
     correction = 1 - hyper.beta ** steps.clamp(min=1)
     for divisor, grad, squares in zip(batch.divisors, batch.grads, batch.grad_sqs, strict=True):
         divisor.observe(grad, squares)
@@ -67,10 +67,11 @@ def _average(exp_avgs: list[Tensor], work: list[Tensor], beta: float) -> None:
             exp_avg.copy_(new.mul_(1 - beta).add_(exp_avg, alpha=beta))
 
 
-def _sigma(batch: Batch, hyper: Hyper, grad_sq: Tensor, finite: Tensor, steps: Tensor) -> Tensor:
-    numbers = torch.tensor([grad.numel() for grad in batch.grads], dtype=grad_sq.dtype).to(grad_sq.device)
+def _sigma(batch: Batch, hyper: Hyper, finite: Tensor, steps: Tensor) -> Tensor:
+    # Divided one by one: a tensor of the sizes would have to be copied to the device, which waits for it.
+    mean_sq = torch.stack(torch._foreach_div(batch.grad_sqs, [float(grad.numel()) for grad in batch.grads]))
     old = torch.stack(batch.sigma_sqs)
-    new = torch.where(finite, old.lerp(grad_sq / numbers, 1 - hyper.beta2), old)
+    new = torch.where(finite, old.lerp(mean_sq, 1 - hyper.beta2), old)
     torch._foreach_copy_(batch.sigma_sqs, list(new.unbind()))
     correction = 1 - hyper.beta2 ** steps.to(new.dtype).clamp(min=1)
     return torch.maximum((new / correction).sqrt(), hyper.sigma_floor)

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import ParametrizationList
 
 Side = Literal["input", "output", "unit"]
 
@@ -70,14 +72,14 @@ def bias_layout(bias: Tensor, stack: int = 1, inputs: int = 0) -> Layout:
     return Layout((stack, bias.numel() // stack, 1), col="unit", bias_input=inputs)
 
 
-def gradient_layout(parameter: Tensor) -> Layout:
-    """The layout of a parameter no hooked module owns: matrices by their last two dimensions, vectors as they are.
+def gradient_layout(parameter: Tensor, owner: nn.Module) -> Layout:
+    """The layout of a parameter no hooked module owns: matrices by their first dimension, vectors as they are.
 
-    Three dimensions are a stack of experts, each a block of its own.
+    Three dimensions are a stack of experts, each a block of its own, unless they are a convolution's.
     """
     if parameter.dim() < 2:
         return Layout((1, parameter.numel(), 1), col="unit")
-    if parameter.dim() == 3:
+    if parameter.dim() == 3 and not isinstance(owner, _ConvNd | ParametrizationList):
         return Layout(tuple(parameter.shape), independent=True)  # type: ignore[arg-type]
     return Layout((1, parameter.shape[0], parameter.numel() // max(1, parameter.shape[0])))
 
