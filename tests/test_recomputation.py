@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
 from adafisher_hf import AdaFisherW
+from adafisher_hf.curvature import compiled as compiled_module
 from tests.models import llama
 from tests.test_invariance import STRUCTURES, every_structure
 
@@ -47,6 +50,16 @@ def test_compiling_changes_nothing(structure):
     torch.compiler.reset()
     compiled = trajectory(structure, lambda model: torch.compile(model, backend="eager"))
     torch.testing.assert_close(compiled, trajectory(structure), rtol=1e-9, atol=1e-12)
+
+
+def test_compiling_survives_a_second_import():
+    torch.compiler.reset()
+
+    def prepare(model):
+        importlib.reload(compiled_module)
+        return torch.compile(model, backend="eager")
+
+    torch.testing.assert_close(trajectory("diagonal", prepare), trajectory("diagonal"), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("structure", ["diagonal", "kronecker"])

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    results = Benchmark(NewsProblem(), ARMS, args.steps, args.seeds, args.out).measure()
+    results = Benchmark(NewsProblem(), ARMS, args.steps, args.seeds, args.out).measure(not args.skip_equal_time)
     picture = draw(results, args.out / "loss_curves.png", f"Llama, 1.3 M parameters, BBC News, {args.steps} steps")
     report = f"{results_table(results, ADAMW.name, args.steps)}\n\n{tuning_table(results)}\n"
     (args.out / "table.md").write_text(report)
@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=300, help="optimizer steps of a run (default 300)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds at the best learning rate (default 3)")
     parser.add_argument("--threads", type=int, help="threads that torch uses (default: its own choice)")
+    parser.add_argument("--skip_equal_time", action="store_true", help="leave out the runs of equal time")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-pretrain"), help="folder for runs and report")
     return parser
 
@@ -71,7 +72,7 @@ class Benchmark:
         self.seeds = range(TUNING_SEED + 1, TUNING_SEED + 1 + seeds)
         self.journal = Journal(out / "runs.json")
 
-    def measure(self) -> dict[str, Result]:
+    def measure(self, equal_time: bool = True) -> dict[str, Result]:
         results = {arm.name: Result(tune(partial(self._tuning_loss, arm))) for arm in self.arms}
         baseline = results[self.arms[0].name]
         for arm in self.arms:
@@ -85,7 +86,7 @@ class Benchmark:
             result.timing = timings[arm.name]
             if arm is self.arms[0]:
                 result.equal_time = result.finals
-            elif result.mean_loss <= baseline.mean_loss:  # the others are behind already
+            elif equal_time and result.mean_loss <= baseline.mean_loss:  # the others are behind already
                 result.equal_time = self._runs(arm, result.lr, result.timing.steps_within(budget))
         return results
 

@@ -17,8 +17,11 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from .capture import Tap
 
-_observers: weakref.WeakValueDictionary[int, Observer] = weakref.WeakValueDictionary()
-_keys = itertools.count()
+# Kept where the operator itself is kept: a second import of this module replaces the operator, and must find the
+# observers of the first.
+_shared: dict[str, Any] = vars(torch.ops.adafisher_hf)
+_observers: weakref.WeakValueDictionary[int, Observer] = _shared.setdefault("_observers", weakref.WeakValueDictionary())
+_keys: itertools.count[int] = _shared.setdefault("_keys", itertools.count())
 
 
 class Observer:
