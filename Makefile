@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: install  ## train a small language model on news text with AdaFisherW (minutes on two cores)
 	rm -rf runs/demo
-	$(OFFLINE) $(BIN)/python examples/run_pretrain.py --output_dir runs/demo --do_train --do_eval \
+	$(OFFLINE) $(BIN)/python examples/run_clm.py --output_dir runs/demo --do_train --do_eval \
 		--optim adafisherw --learning_rate 3e-3 --lr_scheduler_type cosine --warmup_steps 0.1 --weight_decay 0.1 \
 		--max_steps 300 --per_device_train_batch_size 16 --per_device_eval_batch_size 16 --block_size 128 \
 		--eval_strategy steps --eval_steps 100 --save_steps 100 --save_total_limit 2 --logging_steps 10
