@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from transformers import TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from adafisher_hf.integrations.checkpoints import is_complete, last_complete
 from errors import InputError
 
 
@@ -24,7 +23,7 @@ def starting_point(args: TrainingArguments) -> str | None:
     if wish == "false":
         return None
     if asked is not None and wish != "true":
-        if not _is_complete(Path(asked)):
+        if not is_complete(Path(asked)):
             raise InputError(f"--resume_from_checkpoint {asked}: no complete checkpoint there")
         return asked
     found = last_complete(output_folder(args))
@@ -33,26 +32,6 @@ def starting_point(args: TrainingArguments) -> str | None:
     return None if found is None else str(found)
 
 
-def last_complete(folder: Path) -> Path | None:
-    """The newest checkpoint whose save was not cut short."""
-    checkpoints = sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step, reverse=True)
-    return next(filter(_is_complete, checkpoints), None)
-
-
 def output_folder(args: TrainingArguments) -> Path:
     # None is filled in by TrainingArguments itself; only its annotation does not know.
     return Path(args.output_dir or "")
-
-
-def _step(checkpoint: Path) -> int:
-    number = checkpoint.name.rpartition("-")[2]
-    return int(number) if number.isdecimal() else -1
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    # The Trainer writes its state last.
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return True

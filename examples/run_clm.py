@@ -34,7 +34,8 @@ from transformers.training_args import OptimizerNames
 
 # Importing adafisher_hf is what makes --optim adafisherw known.
 from adafisher_hf import AdaFisherTrainer
-from checkpoints import last_complete, output_folder
+from adafisher_hf.integrations.checkpoints import last_complete
+from checkpoints import output_folder
 from comparison import train_and_compare
 from data.text import TEXT, DataArguments, Texts, load_corpus
 from data.tokens import to_blocks
