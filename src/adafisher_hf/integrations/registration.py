@@ -3,8 +3,8 @@
 Three places have to know the names: the Enum behind ``TrainingArguments.optim`` (also the choices of
 HfArgumentParser), the table of optimizer handlers, and ``Trainer.get_optimizer_cls_and_kwargs``, which would otherwise
 parse ``optim_args`` before any handler sees it. A fourth patch checks ``optim_args`` when TrainingArguments are made,
-long before training, a fifth keeps ``Trainer.train`` from resuming from a checkpoint whose save was cut short, and a
-sixth adds to ``Trainer.log`` what a CurvatureCallback has to report. Nothing is remembered here: what is needed to restore transformers hangs on the patches themselves, so that a second
+long before training, and a fifth keeps ``Trainer.train`` from resuming from a checkpoint whose save was cut short.
+Nothing is remembered here: what is needed to restore transformers hangs on the patches themselves, so that a second
 copy of this module (a re-import) can undo the first one's work.
 """
 
@@ -21,7 +21,6 @@ from transformers.training_args import OptimizerNames, TrainingArguments
 
 from ..config import AdaFisherConfig
 from ..optimizer import AdaFisher, AdaFisherW
-from .callbacks import with_curvature
 from .checkpoints import resumable
 from .refusals import refuse_unsupported
 
@@ -40,7 +39,6 @@ def register() -> None:
     _patch(Trainer, "get_optimizer_cls_and_kwargs", _with_raw_optim_args)
     _patch(TrainingArguments, "__post_init__", _with_checked_optim_args)
     _patch(Trainer, "train", _with_complete_checkpoint)
-    _patch(Trainer, "log", with_curvature)
 
 
 def unregister() -> None:
@@ -51,7 +49,6 @@ def unregister() -> None:
     _unpatch(Trainer, "get_optimizer_cls_and_kwargs")
     _unpatch(TrainingArguments, "__post_init__")
     _unpatch(Trainer, "train")
-    _unpatch(Trainer, "log")
 
 
 def is_registered() -> bool:
@@ -70,10 +67,9 @@ def optimizer_cls_and_kwargs(
     name = _name(args)
     if model is None:
         raise ValueError(f'optim="{name}" needs the model for its curvature hooks: pass model=… to the Trainer')
-    config = _config(args)
-    refuse_unsupported(args, model, config)
+    refuse_unsupported(args, model)
     # Not under the name "model": Trainer.create_optimizer pops that and puts it in place of the parameter groups.
-    return OPTIMIZERS[name], {"lr": args.learning_rate, "network": model, **config.to_dict()}
+    return OPTIMIZERS[name], {"lr": args.learning_rate, "network": model, **_config(args).to_dict()}
 
 
 def _handle(context: trainer_optimizer.OptimizerContext) -> tuple[type[AdaFisher], dict[str, Any]]:
