@@ -79,7 +79,7 @@ def test_a_step_moves_every_parameter_that_has_a_gradient(name, structure):
     model, batch = build(name)
     optimizer = AdaFisherW(model, lr=1e-3, structure=structure)
     model(**batch).loss.backward()
-    blocks = optimizer._blocks.by_parameter()
+    blocks = optimizer._by_parameter()
     captured = {block.name for block in blocks.values() if any(tap.sums is not None for tap in block.taps)}
     parameters = dict(model.named_parameters())
     graded = {n for n, p in parameters.items() if p.grad is not None and p.grad.any()}

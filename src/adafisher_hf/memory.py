@@ -30,7 +30,7 @@ def state_bytes(model: nn.Module, **knobs: Any) -> dict[str, int]:
         knobs: the fields of AdaFisherConfig.
     """
     optimizer = AdaFisherW(model, **knobs)
-    optimizer._init_missing_state(optimizer._blocks.by_parameter())
+    optimizer._init_missing_state(optimizer._by_parameter())
     optimizer.close()
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {

@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .batches import Key, add_parameter, exchange
 from .config import AdaFisherConfig
 from .curvature import Block, Blocks, make_mode
 from .curvature.kronecker import Kronecker
 from .curvature.modes import unit_divisor
 from .kernels import KERNELS, Batch, Divisor, Hyper
+from .pieces import Piece
 from .state import check_saved_state, initial_state, restore_dtypes
 
 logger = logging.getLogger(__name__)
 
-SIGMA_FLOOR = 1e-7  # σ is at least this multiple of the RMS of all gradients of a step
 BASIS_WARMUP = 20  # refreshes at which every basis is made anew: early on the curvature turns from step to step
 GROUP_KNOBS = ("beta", "beta2", "damping")  # knobs that a parameter group may have for itself
 
@@ -110,7 +111,7 @@ class AdaFisher(torch.optim.Optimizer):
         """
         if closure is not None:
             raise ValueError(f"{type(self).__name__}.step() takes no closure: call backward() first, then step()")
-        blocks = self._blocks.by_parameter()
+        blocks = self._by_parameter()
         self._init_missing_state(blocks)
         if self._is_dry_step():
             return
@@ -135,7 +136,7 @@ class AdaFisher(torch.optim.Optimizer):
         Raises:
             ValueError: a parameter that this optimizer does not hold, or one that was frozen all the time.
         """
-        blocks = self._blocks.by_parameter()
+        blocks = self._by_parameter()
         if id(param) not in blocks:
             raise ValueError(f"no parameter of this optimizer: a tensor of shape {tuple(param.shape)}")
         self._init_missing_state(blocks)
@@ -184,7 +185,7 @@ class AdaFisher(torch.optim.Optimizer):
     def _init_missing_state(self, blocks: dict[int, Block]) -> None:
         for group in self.param_groups:
             for param in group["params"]:
-                if id(param) not in blocks:
+                if not blocks[id(param)].is_current():
                     raise ValueError(
                         f"a parameter of shape {tuple(param.shape)} is no longer the model's: it was replaced or tied "
                         "after the optimizer was made; make the optimizer afterwards"
@@ -239,59 +240,55 @@ class AdaFisher(torch.optim.Optimizer):
             block.divisor = None
 
     def _update(self, blocks: dict[int, Block]) -> None:
-        batches: dict[tuple, Batch] = defaultdict(Batch)
+        batches, write_back = self._batches(blocks)
+        kernel = KERNELS[self.config.kernel]
+        for key, hyper in exchange(batches, self._hyper).items():
+            kernel(batches[key], hyper)
+        for param, view in write_back:
+            param.copy_(view.view(param.shape))
+
+    def _batches(self, blocks: dict[int, Block]) -> tuple[dict[Key, Batch], list[tuple[Tensor, Tensor]]]:
+        batches: dict[Key, Batch] = defaultdict(Batch)
         write_back: list[tuple[Tensor, Tensor]] = []
         for index, group in enumerate(self.param_groups):
             for param in group["params"]:
                 if param.grad is not None and param.numel():
-                    batch = batches[index, param.device, self.state[param]["step"].dtype]
-                    self._collect(batch, param, blocks[id(param)], group["damping"], write_back)
-        floor = _sigma_floor(batches.values())
-        kernel = KERNELS[self.config.kernel]
-        for (index, device, dtype), batch in batches.items():
-            kernel(batch, self._hyper(self.param_groups[index], floor.to(device, dtype)))
-        for param, view in write_back:
-            param.copy_(view.view(param.shape))
+                    block, state = blocks[id(param)], self.state[param]
+                    piece = Piece.of(param, block.layouts[0])
+                    key = Key(index, param.device, state["step"].dtype, piece.ranks)
+                    divisors = self._divisors(param, block, piece, group["damping"])
+                    view = add_parameter(batches[key], param, state, piece, divisors)
+                    if not param.is_contiguous():
+                        write_back.append((param, view))
+        return batches, write_back
 
-    def _collect(
-        self, batch: Batch, param: Tensor, block: Block, damping: float, write_back: list[tuple[Tensor, Tensor]]
-    ) -> None:
-        assert param.grad is not None
-        layout, state = block.layouts[0], self.state[param]
-        view = param.detach().reshape(layout.shape)
-        if not param.is_contiguous():
-            write_back.append((param, view))
-        grad, exp_avg = param.grad.reshape(layout.shape), state["exp_avg"].view(layout.shape)
+    def _divisors(self, param: Tensor, block: Block, piece: Piece, damping: float) -> list[Divisor]:
         divisor = self._divisor(param, block, damping)
-        split = layout.independent
-        batch.params += view.split(1) if split else [view]
-        batch.grads += grad.split(1) if split else [grad]
-        batch.exp_avgs += exp_avg.split(1) if split else [exp_avg]
-        batch.steps += state["step"].unbind()
-        if "compensation" in state:
-            compensation = state["compensation"].view(layout.shape)
-            batch.compensations += compensation.split(1) if split else [compensation]
-        else:
-            batch.compensations += [None] * len(state["step"])
-        batch.sigma_sqs += state["sigma_sq"].unbind() if "sigma_sq" in state else []
-        batch.divisors += divisor.blocks() if split else [divisor]
-        norms = torch._foreach_norm(batch.grads[-len(state["step"]) :], 2, state["step"].dtype)
-        batch.grad_sqs += [norm.square() for norm in norms]
+        if block.divisors is None:
+            block.divisors = piece.divisors(divisor)
+        return block.divisors
 
     def _divisor(self, param: Tensor, block: Block, damping: float) -> Divisor:
         if block.divisor is None or block.damping != damping:
             state = self.state[param]
-            if "row_factor_0" not in state:
-                block.divisor = unit_divisor(block.layouts[0], state["step"])
-            else:
-                block.divisor = self._mode.divisor(state, block.layouts, damping)
-            block.damping = damping
+            known = "row_factor_0" in state
+            block.divisor = (
+                self._mode.divisor(state, block.layouts, damping)
+                if known
+                else unit_divisor(block.layouts[0], state["step"])
+            )
+            block.divisors, block.damping = None, damping
         return block.divisor
+
+    def _by_parameter(self) -> dict[int, Block]:
+        """The blocks by ``id`` of their parameter: FSDP2 puts new ones into the groups, in the old order."""
+        return self._blocks.bind([param for group in self.param_groups for param in group["params"]])
 
     def _group_of(self, param: Tensor) -> dict[str, Any]:
         return next(group for group in self.param_groups if any(p is param for p in group["params"]))
 
-    def _hyper(self, group: dict[str, Any], floor: Tensor) -> Hyper:
+    def _hyper(self, index: int, sigma_floor: Tensor) -> Hyper:
+        group = self.param_groups[index]
         return Hyper(
             lr=group["lr"],
             beta=group["beta"],
@@ -299,7 +296,7 @@ class AdaFisher(torch.optim.Optimizer):
             weight_decay=group["weight_decay"],
             decoupled=self.decoupled,
             calibrated=self.config.mode == "calibrated",
-            sigma_floor=floor,
+            sigma_floor=sigma_floor,
         )
 
     def _with_grad(self) -> list[tuple[Tensor, Tensor]]:
@@ -346,8 +343,6 @@ def _check_group(group: dict[str, Any]) -> None:
             raise ValueError(f"{key} must be at least 0, not {group[key]}")
     AdaFisherConfig(**{name: group[name] for name in GROUP_KNOBS})
     for param in group["params"]:
-        if hasattr(param, "placements"):
-            raise ValueError("sharded parameters (DTensor: FSDP2, tensor parallelism) are not supported yet: use DDP")
         if param.is_complex():
             raise ValueError(f"complex parameters are not supported: one has dtype {param.dtype}")
 
@@ -355,15 +350,3 @@ def _check_group(group: dict[str, Any]) -> None:
 def _inverse_scale(scaler: Any) -> Callable[[], Tensor | float]:
     # The scaler makes its tensor at the first backward pass; reading the tensor does not wait for the device.
     return lambda: 1.0 if scaler._scale is None else 1.0 / scaler._scale
-
-
-def _sigma_floor(batches: Iterable[Batch]) -> Tensor:
-    """1e-7 of the RMS over every finite gradient of the step."""
-    totals, numbers = [], 0
-    for batch in batches:
-        squares = torch.stack(batch.grad_sqs).double()
-        totals.append(torch.where(torch.isfinite(squares), squares, 0.0).sum())
-        numbers += sum(grad.numel() for grad in batch.grads)
-    if not totals:
-        return torch.zeros(())
-    return SIGMA_FLOOR * (torch.stack([total.to(totals[0].device) for total in totals]).sum() / numbers).sqrt()

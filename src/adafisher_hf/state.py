@@ -8,20 +8,27 @@ import torch
 from torch import Tensor
 
 from .curvature import Block
+from .sharding import check_placement, is_sharded
 
 if TYPE_CHECKING:
     from .optimizer import AdaFisher
 
 
 def initial_state(optimizer: AdaFisher, param: Tensor, block: Block, device: torch.device) -> dict[str, Tensor]:
-    """All keys that the parameter will ever have: distributed checkpoints drop what appears later."""
+    """All keys that the parameter will ever have: distributed checkpoints drop what appears later.
+
+    Raises:
+        ValueError: the parameter is split over the ranks in a way that is not supported.
+    """
+    config = optimizer.config
+    check_placement(block.name, param, config.structure == "kronecker" and config.second_moment == "rotated")
     wide = torch.promote_types(param.dtype, torch.float32)
     stack = block.layouts[0].shape[0] if block.layouts[0].independent else 1
     like = torch.empty(0, dtype=wide, device=device)
     momentum_dtype = torch.bfloat16 if optimizer.config.state_dtype == "bfloat16" else wide
-    state = {"step": like.new_zeros(stack), "exp_avg": like.new_zeros(param.shape, dtype=momentum_dtype)}
+    state = {"step": like.new_zeros(stack), "exp_avg": _zeros_like(param, momentum_dtype, device)}
     if param.dtype != wide and optimizer.config.rounding == "kahan":
-        state["compensation"] = like.new_zeros(param.shape, dtype=param.dtype)
+        state["compensation"] = _zeros_like(param, param.dtype, device)
     if optimizer.config.mode == "calibrated":
         state["sigma_sq"] = like.new_zeros(stack)
     if block.taps or optimizer._mode.uses_gradient:
@@ -41,7 +48,7 @@ def check_saved_state(optimizer: AdaFisher, state_dict: dict[str, Any]) -> None:
             f"this optimizer state was not saved by {type(optimizer).__name__}: resume with the optimizer that saved "
             "it, or start a new run from the checkpoint's weights"
         )
-    blocks = optimizer._blocks.by_parameter()
+    blocks = optimizer._by_parameter()
     for saved_group, group in zip(state_dict["param_groups"], optimizer.param_groups, strict=False):
         for saved_id, param in zip(saved_group["params"], group["params"], strict=False):
             saved = state_dict["state"].get(saved_id)
@@ -58,6 +65,12 @@ def restore_dtypes(optimizer: AdaFisher, state_dict: dict[str, Any]) -> None:
         for key, value in state_dict["state"].get(saved_id, {}).items():
             if isinstance(value, Tensor):
                 optimizer.state[param][key] = value.detach().to(device=param.device, copy=True)
+
+
+def _zeros_like(param: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if is_sharded(param) and device.type != "meta":
+        return torch.zeros_like(param, dtype=dtype)
+    return torch.zeros(param.shape, dtype=dtype, device=device)
 
 
 def _check_parameter(

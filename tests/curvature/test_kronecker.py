@@ -17,7 +17,7 @@ from tests.models import next_token_loss, tiny, tiny_batches
 
 def divide(optimizer, parameter, momentum):
     """What the optimizer makes of a momentum, before grafting."""
-    block = optimizer._blocks.by_parameter()[id(parameter)]
+    block = optimizer._by_parameter()[id(parameter)]
     shape = block.layouts[0].shape
     return (
         optimizer._divisor(parameter, block, optimizer.config.damping)
@@ -101,7 +101,7 @@ def test_factors_are_the_full_second_moments_and_tied_uses_add_up():
     # vec(W) row-major over (vocabulary, width): F = (rows ⊗ cols) of each use, summed
     fisher = torch.kron(onehot.T @ onehot, s_embed.T @ s_embed) + torch.kron(s_head.T @ s_head, h_head.T @ h_head)
     fisher /= fisher.diagonal().mean()
-    block = optimizer._blocks.by_parameter()[id(model.embed.weight)]
+    block = optimizer._by_parameter()[id(model.embed.weight)]
     state = optimizer.state[model.embed.weight]
     ours = sum(
         torch.kron(state[f"row_factor_{k}"][0], state[f"col_factor_{k}"][0]) / state[f"factor_weight_{k}"] ** 2

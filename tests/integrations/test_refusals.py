@@ -8,6 +8,7 @@ import pytest
 from transformers import Trainer, TrainingArguments
 from transformers.training_args import ParallelMode
 
+from adafisher_hf import AdaFisherConfig
 from adafisher_hf.integrations.refusals import refuse_unsupported
 
 
@@ -18,24 +19,46 @@ def arguments(folder, **changes):
     return args
 
 
+def fsdp(version):
+    return {"fsdp": True, "fsdp_config": {"version": version}}
+
+
 def deepspeed(stage):
     return {"deepspeed": "ds.json", "hf_deepspeed_config": types.SimpleNamespace(get_value=lambda *_: stage)}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"fsdp": True}, "'adafisherw' does not support FSDP yet: use DDP"), (deepspeed(1), "DeepSpeed ZeRO flattens")],
+    [(fsdp(1), "FSDP1 flattens them: use FSDP2"), (deepspeed(1), "DeepSpeed ZeRO flattens.*use FSDP2 or DDP")],
     ids=["fsdp", "deepspeed"],
 )
-def test_sharded_optimizers(tmp_path, model, changes, message):
+def test_flattened_parameters(tmp_path, model, changes, message):
     with pytest.raises(ValueError, match=message):
-        refuse_unsupported(arguments(tmp_path, **changes), model)
+        refuse_unsupported(arguments(tmp_path, **changes), model, AdaFisherConfig())
+
+
+def test_fsdp1_of_accelerate_launch(tmp_path, model, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="FSDP1 flattens"):
+        refuse_unsupported(arguments(tmp_path), model, AdaFisherConfig())
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    refuse_unsupported(arguments(tmp_path), model, AdaFisherConfig())
+
+
+def test_options_that_need_all_rows_or_one_process(tmp_path, model, monkeypatch):
+    rotated = AdaFisherConfig(structure="kronecker", second_moment="rotated")
+    refuse_unsupported(arguments(tmp_path), model, rotated)
+    with pytest.raises(ValueError, match="rotated does not work with FSDP2: use second_moment=factors"):
+        refuse_unsupported(arguments(tmp_path, **fsdp(2)), model, rotated)
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    with pytest.raises(ValueError, match="one process: use mode='calibrated'"):
+        refuse_unsupported(arguments(tmp_path), model, AdaFisherConfig(mode="reference"))
 
 
 def test_data_parallel(tmp_path, model, monkeypatch):
     monkeypatch.setattr(TrainingArguments, "parallel_mode", ParallelMode.NOT_DISTRIBUTED)
     with pytest.raises(ValueError, match="DataParallel: start one process a GPU"):
-        refuse_unsupported(arguments(tmp_path), model)
+        refuse_unsupported(arguments(tmp_path), model, AdaFisherConfig())
 
 
 def test_tensor_parallel_through_the_trainer(tmp_path, model):
@@ -46,5 +69,6 @@ def test_tensor_parallel_through_the_trainer(tmp_path, model):
 
 
 def test_nothing_else_is_refused(tmp_path, model):
-    refuse_unsupported(arguments(tmp_path), model)
-    refuse_unsupported(arguments(tmp_path, **deepspeed(0)), model)
+    refuse_unsupported(arguments(tmp_path), model, AdaFisherConfig())
+    refuse_unsupported(arguments(tmp_path, **deepspeed(0)), model, AdaFisherConfig())
+    refuse_unsupported(arguments(tmp_path, **fsdp(2)), model, AdaFisherConfig())

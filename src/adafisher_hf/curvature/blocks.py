@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.divisor import Divisor
+from ..sharding import has_unreduced_gradients, is_sharded, whole
 from .capture import Gate, Tap
 from .factors import wide
 from .layers import KINDS, LayerKind, Layout, gradient_layout
@@ -55,14 +56,21 @@ class Block:
         owners: all modules that hold the parameter; the first one gives its name.
         taps: the taps of those owners whose use is known, in the order of ``layouts``.
         layouts: one a tap; a single gradient layout where there is no tap.
+        parameter: the optimizer's, which FSDP2 exchanges.
+        divisor: of the momentum, until the curvature changes.
+        divisors: its part for the rows that are here.
+        damping: that the divisor was made with.
+        raw_mean: mean(F) of the last refresh, before it is normalised: for the logs only.
     """
 
     owners: list[Owner]
     taps: list[Tap]
     layouts: list[Layout]
+    parameter: Tensor
     divisor: Divisor | None = None
-    damping: float | None = None  # that the divisor was made with
-    raw_mean: Tensor | None = None  # mean(F) of the last refresh, before it is normalised: for the logs only
+    divisors: list[Divisor] | None = None
+    damping: float | None = None
+    raw_mean: Tensor | None = None
 
     @property
     def name(self) -> str:
@@ -72,9 +80,15 @@ class Block:
     def kind(self) -> str:
         return "+".join(dict.fromkeys(owner.kind.name for owner in self.owners if owner.kind)) or "gradient"
 
-    @property
-    def parameter(self) -> Tensor:
-        """Looked up anew each time: FSDP2 replaces the parameters of a module."""
+    def has_gradient(self) -> bool:
+        """Whether the last backward passes have left a gradient, in the optimizer's parameter or in the module's."""
+        return self.parameter.grad is not None or self._in_module().grad is not None
+
+    def is_current(self) -> bool:
+        """Whether the module still holds the optimizer's parameter (FSDP2: or the one that it was gathered into)."""
+        return is_sharded(self.parameter) or self._in_module() is self.parameter
+
+    def _in_module(self) -> Tensor:
         return getattr(self.owners[0].module, self.owners[0].attribute)
 
     def uses(self, grad: Tensor, mode: Mode) -> list[Use]:
@@ -85,7 +99,8 @@ class Block:
         if not mode.uses_gradient:
             return []
         layout, dtype = self.layouts[0], torch.promote_types(grad.dtype, torch.float32)
-        return [Use(gradient_sums(grad.to(dtype).reshape(layout.shape), layout, mode.dense_sides(layout)), layout)]
+        grad = whole(grad).to(dtype).reshape(layout.shape)
+        return [Use(gradient_sums(grad, layout, mode.dense_sides(layout)), layout)]
 
 
 @dataclass
@@ -124,8 +139,14 @@ class Blocks:
             _refuse_sparse(owners[id(parameter)])
         self._blocks += [self._block(owners[id(parameter)], parameter) for parameter in parameters]
 
-    def by_parameter(self) -> dict[int, Block]:
-        """The blocks by ``id`` of the parameter that their module holds now."""
+    def bind(self, parameters: list[Tensor]) -> dict[int, Block]:
+        """The blocks by ``id`` of their parameter.
+
+        Args:
+            parameters: those that ``add`` got, or what FSDP2 has put in their places.
+        """
+        for block, parameter in zip(self._blocks, parameters, strict=True):
+            block.parameter = parameter
         return {id(block.parameter): block for block in self._blocks}
 
     def reduce(self) -> None:
@@ -169,7 +190,7 @@ class Blocks:
         taps = [self._tap(owner) for owner in known]
         for tap, layout in zip(taps, layouts, strict=False):
             tap.want(layout, {getattr(layout, side) for side in self.mode.dense_sides(layout)})
-        return Block(owners, taps, layouts)
+        return Block(owners, taps, layouts, parameter)
 
     def _tap(self, owner: Owner) -> Tap:
         assert owner.kind is not None
@@ -193,7 +214,7 @@ def _begin_forward(blocks: list[Block], taps: dict[int, Tap], gate: Gate, module
     gate.last_input = None  # the next mask may be another one
     if torch._C._current_graph_task_id() != -1:
         return  # recomputed in the middle of a backward pass
-    if all(block.parameter.grad is None for block in blocks):
+    if not any(block.has_gradient() for block in blocks) and not has_unreduced_gradients(module):
         for tap in taps.values():
             tap.take()
 

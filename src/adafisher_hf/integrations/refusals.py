@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 from torch import nn
 from transformers import TrainingArguments
 from transformers.training_args import ParallelMode
 
+from ..config import AdaFisherConfig
 
-def refuse_unsupported(args: TrainingArguments, model: nn.Module) -> None:
+
+def refuse_unsupported(args: TrainingArguments, model: nn.Module, config: AdaFisherConfig) -> None:
     """Checks how training will be distributed.
 
     Raises:
-        ValueError: FSDP, DeepSpeed ZeRO, DataParallel or tensor parallelism.
+        ValueError: FSDP1, DeepSpeed ZeRO, DataParallel or tensor parallelism; FSDP2 with ``second_moment="rotated"``;
+            several processes with ``mode="reference"``.
     """
     name = getattr(args.optim, "value", args.optim)
-    if args.fsdp:
-        raise ValueError(f"optim={name!r} does not support FSDP yet: use DDP (several processes, no fsdp)")
+    fsdp = _fsdp_version(args)
+    if fsdp == 1:
+        raise ValueError(
+            f"optim={name!r} needs parameters in their own shape, FSDP1 flattens them: use FSDP2 "
+            "(fsdp_config={'version': 2}; accelerate: fsdp_version: 2), or DDP"
+        )
+    if fsdp and config.structure == "kronecker" and config.second_moment == "rotated":
+        raise ValueError(f"optim={name!r}: second_moment=rotated does not work with FSDP2: use second_moment=factors")
+    if config.mode == "reference" and args.world_size > 1:
+        raise ValueError("mode='reference' is the published arithmetic of one process: use mode='calibrated'")
     if args.deepspeed and _zero_stage(args) > 0:
         raise ValueError(
             f"optim={name!r} needs parameters in their own shape, DeepSpeed ZeRO flattens them: "
-            "use DDP (accelerate launch without deepspeed), or ZeRO stage 0"
+            "use FSDP2 or DDP (accelerate launch without deepspeed), or ZeRO stage 0"
         )
     if args.parallel_mode is ParallelMode.NOT_DISTRIBUTED:
         raise ValueError(
@@ -29,8 +43,18 @@ def refuse_unsupported(args: TrainingArguments, model: nn.Module) -> None:
     if (getattr(model, "_tp_size", None) or 1) > 1:
         raise ValueError(
             f"optim={name!r} does not work with tensor parallelism, which splits each layer's inputs or outputs "
-            "over the ranks: load the model without tp_plan and use DDP"
+            "over the ranks: load the model without tp_plan and use FSDP2 or DDP"
         )
+
+
+def _fsdp_version(args: TrainingArguments) -> int:
+    """1 or 2 where FSDP is asked for, by the arguments or by ``accelerate launch``; 0 where it is not."""
+    if args.fsdp:
+        config: Any = args.fsdp_config or {}
+        return 1 if config.get("xla") else int(config.get("version", 2))
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        return int(os.environ.get("FSDP_VERSION", "1"))
+    return 0
 
 
 def _zero_stage(args: TrainingArguments) -> int:

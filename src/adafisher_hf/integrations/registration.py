@@ -3,9 +3,10 @@
 Three places have to know the names: the Enum behind ``TrainingArguments.optim`` (also the choices of
 HfArgumentParser), the table of optimizer handlers, and ``Trainer.get_optimizer_cls_and_kwargs``, which would otherwise
 parse ``optim_args`` before any handler sees it. A fourth patch checks ``optim_args`` when TrainingArguments are made,
-long before training, and a fifth keeps ``Trainer.train`` from resuming from a checkpoint whose save was cut short.
-Nothing is remembered here: what is needed to restore transformers hangs on the patches themselves, so that a second
-copy of this module (a re-import) can undo the first one's work.
+long before training, a fifth keeps ``Trainer.train`` from resuming from a checkpoint whose save was cut short, and a
+sixth adds to ``Trainer.log`` what a CurvatureCallback has to report. Nothing is remembered here: what is needed to
+restore transformers hangs on the patches themselves, so that a second copy of this module (a re-import) can undo the
+first one's work.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from transformers.training_args import OptimizerNames, TrainingArguments
 
 from ..config import AdaFisherConfig
 from ..optimizer import AdaFisher, AdaFisherW
+from .callbacks import with_curvature
 from .checkpoints import resumable
 from .refusals import refuse_unsupported
 
@@ -39,6 +41,7 @@ def register() -> None:
     _patch(Trainer, "get_optimizer_cls_and_kwargs", _with_raw_optim_args)
     _patch(TrainingArguments, "__post_init__", _with_checked_optim_args)
     _patch(Trainer, "train", _with_complete_checkpoint)
+    _patch(Trainer, "log", with_curvature)
 
 
 def unregister() -> None:
@@ -49,6 +52,7 @@ def unregister() -> None:
     _unpatch(Trainer, "get_optimizer_cls_and_kwargs")
     _unpatch(TrainingArguments, "__post_init__")
     _unpatch(Trainer, "train")
+    _unpatch(Trainer, "log")
 
 
 def is_registered() -> bool:
@@ -67,9 +71,10 @@ def optimizer_cls_and_kwargs(
     name = _name(args)
     if model is None:
         raise ValueError(f'optim="{name}" needs the model for its curvature hooks: pass model=… to the Trainer')
-    refuse_unsupported(args, model)
+    config = _config(args)
+    refuse_unsupported(args, model, config)
     # Not under the name "model": Trainer.create_optimizer pops that and puts it in place of the parameter groups.
-    return OPTIMIZERS[name], {"lr": args.learning_rate, "network": model, **_config(args).to_dict()}
+    return OPTIMIZERS[name], {"lr": args.learning_rate, "network": model, **config.to_dict()}
 
 
 def _handle(context: trainer_optimizer.OptimizerContext) -> tuple[type[AdaFisher], dict[str, Any]]:

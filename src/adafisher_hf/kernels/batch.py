@@ -14,6 +14,8 @@ from .divisor import Divisor
 class Batch:
     """Blocks of one parameter group that share device and state dtype. Every list has one entry a block.
 
+    Where parameters are split over ranks the tensors are this rank's rows, and all scalars are about the whole block.
+
     Attributes:
         params: the weights, viewed as (stack, rows, cols); updated in place.
         grads: their gradients, same view.
@@ -23,6 +25,8 @@ class Batch:
         divisors: D of each block.
         compensations: what the rounding of half-precision weights has cut off, same view; None where that is dropped.
         grad_sqs: Σ g² of each block, shape (); a block where it is not finite is left alone.
+        sizes: how many numbers each block has.
+        lengths: ‖m‖ and ‖m/D‖ with the momentum m of after the step, (2, blocks); None: the kernel takes them itself.
     """
 
     params: list[Tensor] = field(default_factory=list)
@@ -33,23 +37,8 @@ class Batch:
     divisors: list[Divisor] = field(default_factory=list)
     compensations: list[Tensor | None] = field(default_factory=list)
     grad_sqs: list[Tensor] = field(default_factory=list)
-
-
-def subtract(param: Tensor, update: Tensor, compensation: Tensor | None) -> None:
-    """param ← param - update, in place, by Kahan's summation where there is a compensation; destroys ``update``.
-
-    Args:
-        param: in half precision if there is a compensation.
-        update: in the state's wide dtype.
-        compensation: the part of the exact weight that ``param`` has no digits for; updated in place.
-    """
-    if compensation is None:
-        param.sub_(update)
-        return
-    resting = update == 0  # rounding once more might move a weight that lies half way between two others
-    exact = update.neg_().add_(param).add_(compensation)
-    param.copy_(torch.where(resting, param.to(exact.dtype), exact))
-    compensation.copy_(exact.sub_(param))
+    sizes: list[int] = field(default_factory=list)
+    lengths: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -69,3 +58,32 @@ class Hyper:
     decoupled: bool
     calibrated: bool
     sigma_floor: Tensor
+
+
+def next_sigma(batch: Batch, hyper: Hyper) -> tuple[Tensor, Tensor]:
+    """The EMA of mean(g²) after this step, and σ, its bias-corrected root; nothing is changed. Shape (blocks,)."""
+    finite = torch.isfinite(torch.stack(batch.grad_sqs))
+    # Divided one by one: a tensor of the sizes would have to be copied to the device, which waits for it.
+    mean_sq = torch.stack(torch._foreach_div(batch.grad_sqs, [float(size) for size in batch.sizes]))
+    old = torch.stack(batch.sigma_sqs)
+    new = torch.where(finite, old.lerp(mean_sq, 1 - hyper.beta2), old)
+    steps = torch.stack(batch.steps) + finite
+    correction = 1 - hyper.beta2 ** steps.to(new.dtype).clamp(min=1)
+    return new, torch.maximum((new / correction).sqrt(), hyper.sigma_floor)
+
+
+def subtract(param: Tensor, update: Tensor, compensation: Tensor | None) -> None:
+    """param ← param - update, in place, by Kahan's summation where there is a compensation; destroys ``update``.
+
+    Args:
+        param: in half precision if there is a compensation.
+        update: in the state's wide dtype.
+        compensation: the part of the exact weight that ``param`` has no digits for; updated in place.
+    """
+    if compensation is None:
+        param.sub_(update)
+        return
+    resting = update == 0  # rounding once more might move a weight that lies half way between two others
+    exact = update.neg_().add_(param).add_(compensation)
+    param.copy_(torch.where(resting, param.to(exact.dtype), exact))
+    compensation.copy_(exact.sub_(param))

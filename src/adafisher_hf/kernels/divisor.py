@@ -86,16 +86,31 @@ class Divisor:
 
     def blocks(self) -> list[Divisor]:
         """One divisor for each matrix of the stack, for parameters whose matrices are blocks of their own."""
-        stack = self.rows.shape[1]
-        return [self._slice(i, self.damping.expand(stack, 1, 1)) for i in range(stack)]
+        return [self.matrices(slice(i, i + 1)) for i in range(self.rows.shape[1])]
 
-    def _slice(self, i: int, damping: Tensor) -> Divisor:
+    def matrices(self, chosen: slice) -> Divisor:
+        """The divisor of some matrices of the stack."""
+
         def pick(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x[i : i + 1]
+            return None if x is None else x[chosen]
 
         basis = Basis(pick(self.basis.rows), pick(self.basis.cols))
-        rows, cols = self.rows[:, i : i + 1], self.cols[:, i : i + 1]
-        return Divisor(rows, cols, damping[i : i + 1], basis, pick(self.second_moment), self.decay)
+        damping = self.damping.expand(self.rows.shape[1], 1, 1)[chosen]
+        rows, cols = self.rows[:, chosen], self.cols[:, chosen]
+        return Divisor(rows, cols, damping, basis, pick(self.second_moment), self.decay)
+
+    def some_rows(self, start: int, stop: int) -> Divisor:
+        """The divisor of some rows of the matrices, counted through the stack; the basis must not mix rows.
+
+        Rows of several matrices become matrices of one row.
+        """
+        owners, stack, length = self.rows.shape
+        if stack == 1:
+            return Divisor(self.rows[..., start:stop], self.cols, self.damping, self.basis)
+        rows = self.rows.reshape(owners, stack * length, 1)[:, start:stop]
+        matrix = torch.arange(start, stop, device=rows.device) // length
+        basis = Basis(None, None if self.basis.cols is None else self.basis.cols[matrix])
+        return Divisor(rows, self.cols[:, matrix], self.damping.expand(stack, 1, 1)[matrix], basis)
 
     def _from_second_moment(self, second_moment: Tensor, out: Tensor | None) -> Tensor:
         mean = second_moment.mean((1, 2), keepdim=True)

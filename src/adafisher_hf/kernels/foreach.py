@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .batch import Batch, Hyper, subtract
+from .batch import Batch, Hyper, next_sigma, subtract
 
 BUCKET_NUMBERS = 1 << 22  # numbers a bucket: bounds the temporary memory (one larger tensor is a bucket of its own)
 
@@ -20,9 +20,9 @@ def update(batch: Batch, hyper: Hyper) -> None:
     """Takes one step of every block of the batch, in place; see ``plain.update`` for the formulas."""
     grad_sq = torch.stack(batch.grad_sqs)
     finite = torch.isfinite(grad_sq)
+    sigma = _advance_sigma(batch, hyper) if hyper.calibrated else torch.ones_like(grad_sq)
     steps = torch.stack(batch.steps) + finite
     torch._foreach_copy_(batch.steps, list(steps.unbind()))
-    sigma = _sigma(batch, hyper, finite, steps) if hyper.calibrated else torch.ones_like(grad_sq)
     correction = 1 - hyper.beta ** steps.clamp(min=1)
     for divisor, grad, squares in zip(batch.divisors, batch.grads, batch.grad_sqs, strict=True):
         divisor.observe(grad, squares)
@@ -47,7 +47,8 @@ def _update_bucket(
         divisor.divide(exp_avg, out=out)
     scale = taken * hyper.lr / correction
     if hyper.calibrated:
-        scale = scale * _finite_or_zero(_norms(exp_avgs, sigma.dtype) / (_norms(work, sigma.dtype) * sigma))
+        before, after = _lengths(batch, bucket, work, sigma.dtype)
+        scale = scale * _finite_or_zero(before / (after * sigma))
     torch._foreach_mul_(work, list(scale.to(work[0].dtype).unbind()))
     if hyper.weight_decay and hyper.decoupled:
         _add_scaled(work, params, decay * hyper.lr)
@@ -67,14 +68,17 @@ def _average(exp_avgs: list[Tensor], work: list[Tensor], beta: float) -> None:
             exp_avg.copy_(new.mul_(1 - beta).add_(exp_avg, alpha=beta))
 
 
-def _sigma(batch: Batch, hyper: Hyper, finite: Tensor, steps: Tensor) -> Tensor:
-    # Divided one by one: a tensor of the sizes would have to be copied to the device, which waits for it.
-    mean_sq = torch.stack(torch._foreach_div(batch.grad_sqs, [float(grad.numel()) for grad in batch.grads]))
-    old = torch.stack(batch.sigma_sqs)
-    new = torch.where(finite, old.lerp(mean_sq, 1 - hyper.beta2), old)
-    torch._foreach_copy_(batch.sigma_sqs, list(new.unbind()))
-    correction = 1 - hyper.beta2 ** steps.to(new.dtype).clamp(min=1)
-    return torch.maximum((new / correction).sqrt(), hyper.sigma_floor)
+def _advance_sigma(batch: Batch, hyper: Hyper) -> Tensor:
+    sigma_sqs, sigma = next_sigma(batch, hyper)
+    torch._foreach_copy_(batch.sigma_sqs, list(sigma_sqs.unbind()))
+    return sigma
+
+
+def _lengths(batch: Batch, bucket: slice, quotients: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """‖m‖ and ‖m/D‖ of the blocks of a bucket."""
+    if batch.lengths is not None:
+        return batch.lengths[0][bucket], batch.lengths[1][bucket]
+    return _norms(batch.exp_avgs[bucket], dtype), _norms(quotients, dtype)
 
 
 def _add_scaled(work: list[Tensor], params: list[Tensor], scales: Tensor) -> None:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .batch import Batch, Hyper, subtract
-from .divisor import Divisor
 
 
 def update(batch: Batch, hyper: Hyper) -> None:
@@ -28,9 +27,11 @@ def _update(batch: Batch, i: int, hyper: Hyper) -> None:
     if not hyper.decoupled:
         grad = grad + hyper.weight_decay * sigma * theta
     exp_avg.copy_(exp_avg.to(step.dtype).lerp(grad, 1 - hyper.beta))
-    momentum = exp_avg.to(step.dtype) / (1 - hyper.beta ** step.item())
-    divisor = batch.divisors[i]
-    update = _grafted(momentum, sigma, divisor) if hyper.calibrated else _divided(momentum, divisor)
+    momentum = exp_avg.to(step.dtype)
+    update = batch.divisors[i].divide(momentum)
+    if hyper.calibrated:
+        update = update * _graft(batch, i, momentum, update) / torch.where(sigma > 0, sigma, 1.0)
+    update = update / (1 - hyper.beta ** step.item())
     if hyper.decoupled:
         update = update + hyper.weight_decay * theta
     subtract(param, hyper.lr * update, batch.compensations[i])
@@ -38,18 +39,15 @@ def _update(batch: Batch, i: int, hyper: Hyper) -> None:
 
 def _sigma(batch: Batch, i: int, hyper: Hyper) -> Tensor:
     sigma_sq = batch.sigma_sqs[i]
-    sigma_sq.lerp_(batch.grad_sqs[i] / batch.grads[i].numel(), 1 - hyper.beta2)
+    sigma_sq.lerp_(batch.grad_sqs[i] / batch.sizes[i], 1 - hyper.beta2)
     corrected = sigma_sq / (1 - hyper.beta2 ** batch.steps[i].item())
     return torch.maximum(corrected.sqrt(), hyper.sigma_floor)
 
 
-def _divided(momentum: Tensor, divisor: Divisor) -> Tensor:
-    basis = divisor.basis
-    return basis.rotate_back(basis.rotate(momentum) / divisor.dense())
-
-
-def _grafted(momentum: Tensor, sigma: Tensor, divisor: Divisor) -> Tensor:
-    a = momentum / sigma if sigma > 0 else torch.zeros_like(momentum)
-    u = _divided(a, divisor)
-    length = u.norm()
-    return u * (a.norm() / length) if length > 0 else torch.zeros_like(u)
+def _graft(batch: Batch, i: int, momentum: Tensor, quotient: Tensor) -> Tensor:
+    """‖m‖ / ‖m/D‖: the curvature decides the direction, the momentum the length."""
+    if batch.lengths is not None:
+        before, after = batch.lengths[:, i]
+    else:
+        before, after = momentum.norm(), quotient.norm()
+    return before / after if after > 0 else torch.zeros_like(after)

@@ -1,0 +1,102 @@
+"""FSDP2: parameters split by rows over the ranks follow the trajectory of one process."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from adafisher_hf import AdaFisher, AdaFisherW
+from tests.distributed.ranks import run_ranks
+from tests.models import Tiny, next_token_loss, tiny_batches
+
+STEPS = 10
+SETTINGS = {
+    "diagonal": {},
+    "coupled": {"cls": "AdaFisher", "weight_decay": 0.1},
+    "plain kernel": {"kernel": "plain", "weight_decay": 0.1},
+    "kronecker": {"structure": "kronecker", "basis_interval": 2, "token_stride": 1},
+    "small factors": {"structure": "kronecker", "max_factor_dim": 6, "token_stride": 1},
+    "paper": {"mode": "paper", "lr": 1e-4},
+}
+
+
+class Odd(Tiny):
+    """Rows that do not divide by the ranks, fewer rows than ranks, a tied head, groups and experts cut in two."""
+
+    def __init__(self):
+        super().__init__()
+        self.few = nn.Linear(6, 1)
+        self.groups = nn.Conv1d(6, 6, 1, groups=2)
+        self.experts = nn.Parameter(torch.randn(3, 6, 2))
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids, attention_mask=None):
+        hidden = self.embed(ids)
+        hidden = hidden + self.down(self.norm(self.up(hidden)).tanh())
+        hidden = hidden + self.few(hidden).tanh() + self.groups(hidden.mT).mT
+        mixed = torch.einsum("btd,edk->btek", hidden, self.experts).tanh()
+        hidden = hidden + torch.einsum("btek,edk->btd", mixed, self.experts)
+        return self.head(hidden + (hidden @ self.gate).tanh())
+
+
+def build(knobs):
+    torch.manual_seed(0)
+    return Odd().double(), {"lr": 1e-2, "update_warmup": 3, "update_interval": 2, **knobs}
+
+
+def make_optimizer(model, knobs):
+    knobs = dict(knobs)
+    cls = {"AdaFisher": AdaFisher, "AdaFisherW": AdaFisherW}[knobs.pop("cls", "AdaFisherW")]
+    return cls(model.parameters(), model=model, **knobs)
+
+
+def train(model, optimizer, parts_of, micro_batches=1):
+    for ids in tiny_batches(STEPS, shape=(8, 5)):
+        optimizer.zero_grad()
+        micro = parts_of(ids).chunk(micro_batches)
+        for i, part in enumerate(micro):
+            if hasattr(model, "set_requires_gradient_sync"):
+                model.set_requires_gradient_sync(i + 1 == len(micro))
+            (next_token_loss(model, part) / micro_batches).backward()
+        optimizer.step()
+    return model, optimizer
+
+
+def weights(model):
+    return torch.cat([getattr(p, "full_tensor", lambda p=p: p)().detach().flatten() for p in model.parameters()])
+
+
+def shard(model, mesh=None):
+    fully_shard([model.up, model.norm, model.down], mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def on_ranks(rank, count):
+    mine = lambda ids: ids.chunk(count)[rank]  # noqa: E731
+    results = {}
+    for name, knobs in SETTINGS.items():
+        model, knobs = build(knobs)
+        shard(model)
+        results[name] = weights(train(model, make_optimizer(model, knobs), mine)[0])
+    model, knobs = build({})
+    shard(model)
+    results["accumulated"] = weights(train(model, make_optimizer(model, knobs), mine, micro_batches=2)[0])
+    if count == 4:
+        for name in ("diagonal", "kronecker"):
+            model, knobs = build(SETTINGS[name])
+            shard(model, init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard")))
+            results[f"HSDP {name}"] = weights(train(model, make_optimizer(model, knobs), mine)[0])
+    return results
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_sharded_ranks_follow_the_single_process(count):
+    ranks = run_ranks(count, on_ranks, count)
+    for name in ranks[0]:
+        model, knobs = build(SETTINGS.get(name.removeprefix("HSDP "), {}))
+        alone = weights(train(model, make_optimizer(model, knobs), parts_of=lambda ids: ids)[0])
+        for result in ranks:
+            torch.testing.assert_close(result[name], alone, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
