@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .kernels import Divisor
+from .sharding import whole
 
 if TYPE_CHECKING:
     from .optimizer import AdaFisher
@@ -41,7 +42,7 @@ class ParameterSummary(NamedTuple):
 def by_parameter(optimizer: AdaFisher) -> list[ParameterSummary]:
     """One row for every parameter that has taken a step. Waits for the device once."""
     rows, values = [], []
-    blocks, calibrated = optimizer._blocks.by_parameter(), optimizer.config.mode == "calibrated"
+    blocks, calibrated = optimizer._by_parameter(), optimizer.config.mode == "calibrated"
     for group, lr in zip(optimizer.param_groups, optimizer._last_lrs, strict=False):
         for param in group["params"]:
             state = optimizer.state.get(param)
@@ -50,7 +51,7 @@ def by_parameter(optimizer: AdaFisher) -> list[ParameterSummary]:
                 divisor = optimizer._divisor(param, block, group["damping"])
                 mean = _mean(block.raw_mean, divisor, calibrated)
                 update = lr * _update_norm(optimizer, group, state, divisor, block.layouts[0].shape)
-                numbers = (mean, _log_spread(divisor), update, param.norm())
+                numbers = (mean, _log_spread(divisor), update, whole(param.norm()))
                 values.append(torch.stack([number.reshape(()).to(divisor.rows) for number in numbers]))
                 rows.append((block.name, block.kind))
     table = _on_host(values)
@@ -101,14 +102,14 @@ def _on_host(values: list[Tensor]) -> list[list[float]]:
 def _update_norm(
     optimizer: AdaFisher, group: dict[str, Any], state: dict[str, Tensor], divisor: Divisor, shape: tuple[int, ...]
 ) -> Tensor:
-    momentum = state["exp_avg"].view(shape)
+    momentum = state["exp_avg"]
     if optimizer.config.mode != "calibrated":
-        steps = state["step"].clamp(min=1)
+        steps, momentum = state["step"].clamp(min=1), whole(momentum).view(shape)
         return (divisor.divide(momentum) / (1 - group["beta"] ** steps)).norm()
     # Grafted: the update is as long as the momentum in units of σ, whatever the curvature.
     steps = state["step"].clamp(min=1)
     sigma = (state["sigma_sq"] / (1 - group["beta2"] ** steps)).sqrt()
-    length = momentum.flatten(1).norm(dim=1) if len(steps) > 1 else momentum.norm().reshape(1)
+    length = whole(momentum.flatten(1).norm(dim=1) if len(steps) > 1 else momentum.norm()).reshape(-1)
     lengths = length / ((1 - group["beta"] ** steps) * sigma)
     return torch.where(sigma > 0, lengths, 0.0).norm()
 
