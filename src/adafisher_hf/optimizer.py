@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from .batches import Key, add_parameter, exchange
@@ -18,7 +19,9 @@ from .curvature.kronecker import Kronecker
 from .curvature.modes import unit_divisor
 from .kernels import KERNELS, Batch, Divisor, Hyper
 from .pieces import Piece
+from .sharding import check_placement
 from .state import check_saved_state, initial_state, restore_dtypes
+from .uneven import JoinsUnevenly
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +29,7 @@ BASIS_WARMUP = 20  # refreshes at which every basis is made anew: early on the c
 GROUP_KNOBS = ("beta", "beta2", "damping")  # knobs that a parameter group may have for itself
 
 
-class AdaFisher(torch.optim.Optimizer):
+class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
     """AdaFisher (arXiv 2405.16397): momentum divided by a Kronecker-diagonal Fisher, with L2 (coupled) weight decay.
 
     ``mode="calibrated"`` takes ``θ ← θ - α a/F̂ · ‖a‖/‖a/F̂‖`` with ``a = m̂/σ`` and ``F̂ = F/mean(F) + τ``;
@@ -39,6 +42,7 @@ class AdaFisher(torch.optim.Optimizer):
         lr: learning rate α; in calibrated mode AdamW's values and schedules carry over.
         model: the model that the parameters belong to, for the hooks.
         network: the same as ``model``, under a name that ``Trainer.create_optimizer`` does not claim for itself.
+        process_group: the ranks that train this model together; by default all.
         weight_decay: κ. AdaFisher adds ``κ θ`` to the gradient (calibrated: ``κ θ σ``), AdaFisherW decays θ directly.
         knobs: the fields of :class:`AdaFisherConfig`.
 
@@ -58,6 +62,7 @@ class AdaFisher(torch.optim.Optimizer):
         *,
         model: nn.Module | None = None,
         network: nn.Module | None = None,
+        process_group: dist.ProcessGroup | None = None,
         weight_decay: float = 0.0,
         **knobs: Any,
     ):
@@ -73,7 +78,7 @@ class AdaFisher(torch.optim.Optimizer):
         self._warmup = self.config.update_warmup or 0
         self._last_lrs: list[float | Tensor] = []
         self._mode = make_mode(self.config)
-        self._blocks = Blocks(model, self._mode, published=self.config.mode == "reference")
+        self._blocks = Blocks(model, self._mode, published=self.config.mode == "reference", ranks=process_group)
         self._blocks.gate.stride = self.config.token_stride or 1
         self._finalizer = weakref.finalize(self, _remove, self._blocks.handles)
         group_knobs = {name: getattr(self.config, name) for name in GROUP_KNOBS}
@@ -120,9 +125,7 @@ class AdaFisher(torch.optim.Optimizer):
         self._update(blocks)
         # A schedule moves lr right after the step; the logs show what this step has done.
         self._last_lrs = [group["lr"] for group in self.param_groups]
-        for group in self.param_groups:
-            group["step"] += 1
-        self._blocks.gate.active = self._refresh_due()
+        self._count_step()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clears the gradients, and the statistics that came with them."""
@@ -168,10 +171,27 @@ class AdaFisher(torch.optim.Optimizer):
         check_saved_state(self, state_dict)
         super().load_state_dict(state_dict)
         restore_dtypes(self, state_dict)
-        for block in self._blocks:
-            block.divisor = None
+        self._forget_divisors()
         self._blocks.take_nothing()
         self._blocks.gate.active = self._refresh_due()
+
+    def _skip_step(self) -> None:
+        """What a rank without data does while the others take a step."""
+        self._init_missing_state(self._by_parameter())
+        if self._blocks.gate.active:
+            self._blocks.take_nothing()
+            self._blocks.reduce()
+            self._blocks.take_nothing()
+        self._count_step()
+
+    def _count_step(self) -> None:
+        for group in self.param_groups:
+            group["step"] += 1
+        self._blocks.gate.active = self._refresh_due()
+
+    def _forget_divisors(self) -> None:
+        for block in self._blocks:
+            block.divisor = None
 
     def _refresh_due(self) -> bool:
         step = self.param_groups[0]["step"]
@@ -343,6 +363,7 @@ def _check_group(group: dict[str, Any]) -> None:
             raise ValueError(f"{key} must be at least 0, not {group[key]}")
     AdaFisherConfig(**{name: group[name] for name in GROUP_KNOBS})
     for param in group["params"]:
+        check_placement(f"a parameter of shape {tuple(param.shape)}", param, second_moment=False)
         if param.is_complex():
             raise ValueError(f"complex parameters are not supported: one has dtype {param.dtype}")
 

@@ -9,6 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from adafisher_hf import AdaFisher, AdaFisherW
+from adafisher_hf.curvature.reduce import message_length
 from tests.distributed.ranks import run_ranks
 from tests.models import Tiny, next_token_loss, tiny_batches
 
@@ -76,7 +77,7 @@ def shard(model, mesh=None):
 
 def on_ranks(rank, count):
     mine = lambda ids: ids.chunk(count)[rank]  # noqa: E731
-    results = {}
+    results = {"messages": count_messages(mine)}
     for name, knobs in SETTINGS.items():
         model, knobs = build(knobs)
         shard(model)
@@ -92,9 +93,34 @@ def on_ranks(rank, count):
     return results
 
 
+def count_messages(mine):
+    """Sizes of the all-reduces of ``step`` alone, step by step; and what a refresh and an update send."""
+    sizes, original = [], torch.distributed.all_reduce
+
+    def counted(tensor, *args, **kwargs):
+        sizes[-1].append(tensor.numel())
+        return original(tensor, *args, **kwargs)
+
+    model, knobs = build({"update_warmup": 2, "update_interval": 3})
+    shard(model)
+    optimizer = make_optimizer(model, knobs)
+    for ids in tiny_batches(6, shape=(8, 5)):
+        optimizer.zero_grad()
+        next_token_loss(model, mine(ids)).backward()
+        sizes.append([])
+        torch.distributed.all_reduce = counted
+        optimizer.step()
+        torch.distributed.all_reduce = original
+    blocks = sum(len(state["step"]) for state in optimizer.state.values())
+    return sizes, message_length(optimizer._blocks._taps.values()), 3 * blocks
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_sharded_ranks_follow_the_single_process(count):
     ranks = run_ranks(count, on_ranks, count)
+    sizes, refresh, update = ranks[0].pop("messages")
+    # The statistics at a refresh (steps 0, 1 of the warm-up, then every third), three floats a block at every step.
+    assert sizes == [[refresh, update], [refresh, update], [update], [refresh, update], [update], [update]]
     for name in ranks[0]:
         model, knobs = build(SETTINGS.get(name.removeprefix("HSDP "), {}))
         alone = weights(train(model, make_optimizer(model, knobs), parts_of=lambda ids: ids)[0])

@@ -47,6 +47,7 @@ def train(
     accumulation=1,
     lora=False,
     cls=Trainer,
+    callbacks=(),
     **more,
 ):
     fsdp = {} if fsdp_config is None else {"fsdp": True, "fsdp_config": {"version": 2, **fsdp_config}}
@@ -69,7 +70,8 @@ def train(
         **fsdp,
         **more,
     )
-    trainer = cls(make_model(lora, torch.float32 if args.bf16 else torch.float64), args, train_dataset=dataset())
+    dtype = torch.float32 if args.bf16 else torch.float64
+    trainer = cls(make_model(lora, dtype), args, train_dataset=dataset(), callbacks=list(callbacks))
     trainer.train(resume_from_checkpoint=resume)
     weights = [p.full_tensor() if fsdp else p.detach() for p in trainer.model.parameters()]
     return torch.cat([p.flatten() for p in weights]), trainer.state.log_history

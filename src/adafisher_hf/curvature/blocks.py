@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..kernels.divisor import Divisor
@@ -105,11 +106,20 @@ class Block:
 
 @dataclass
 class Blocks:
-    """All blocks of a model, and the hooks that feed them."""
+    """All blocks of a model, and the hooks that feed them.
+
+    Attributes:
+        model: whose modules get hooks.
+        mode: how sums become a divisor.
+        published: take the statistics as the published code does.
+        ranks: the processes whose statistics are added up; None: all.
+        handles: of all hooks.
+    """
 
     model: nn.Module
     mode: Mode
     published: bool = False
+    ranks: dist.ProcessGroup | None = None
     handles: list = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -155,13 +165,13 @@ class Blocks:
         Raises:
             ValueError: the published statistics, which do not add up.
         """
-        if not is_distributed() or not self._taps:
+        if not is_distributed(self.ranks) or not self._taps:
             return
         if self.published:
             raise ValueError("mode='reference' is the published arithmetic of one process: use mode='calibrated'")
         parameters = [block.parameter for block in self._blocks]
         dtype = torch.float64 if any(p.dtype == torch.float64 for p in parameters) else torch.float32
-        reduce_over_ranks(list(self._taps.values()), dtype, parameters[0].device)
+        reduce_over_ranks(list(self._taps.values()), dtype, parameters[0].device, self.ranks)
 
     def bypassed_head(self) -> str | None:
         """The name of a language model's head that got a gradient although its forward did not run."""

@@ -12,13 +12,15 @@ from .capture import Tap
 from .factors import Sums
 
 
-def is_distributed() -> bool:
-    """Whether several processes train together."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+def is_distributed(ranks: dist.ProcessGroup | None = None) -> bool:
+    """Whether several processes train together, all or those of a group."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size(ranks) > 1
 
 
 @torch.no_grad()
-def reduce_over_ranks(taps: Sequence[Tap], dtype: torch.dtype, device: torch.device) -> None:
+def reduce_over_ranks(
+    taps: Sequence[Tap], dtype: torch.dtype, device: torch.device, ranks: dist.ProcessGroup | None = None
+) -> None:
     """Gives every tap the sums of all ranks; one that fired on none keeps None.
 
     The layout of the message depends on the model alone, because ranks differ in what fired (LayerDrop, experts).
@@ -28,11 +30,12 @@ def reduce_over_ranks(taps: Sequence[Tap], dtype: torch.dtype, device: torch.dev
         taps: in the same order on all ranks.
         dtype: of the message.
         device: of the message; the backend must know it.
+        ranks: that take part; None: all.
     """
     if not taps:
         return
     flat = torch.cat([part.to(device, dtype) for tap in taps for part in _parts(tap, dtype, device)])
-    dist.all_reduce(flat)
+    dist.all_reduce(flat, group=ranks)
     silent = torch.tensor([tap.sums is None for tap in taps])
     received = [_unpack(tap, numbers) for tap, numbers in zip(taps, flat.split(_lengths(taps)), strict=True)]
     fired = [True] * len(taps)
