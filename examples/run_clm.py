@@ -132,6 +132,7 @@ def say_where(trainer: Trainer) -> None:
         "checkpoint": last_complete(folder),
         "loss curve": folder / LOSS_CURVE,
         "optimizer config": folder / "adafisher_config.json",
+        "curvature": folder / "curvature.jsonl",
     }
     print()
     for what, place in places.items():

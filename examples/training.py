@@ -8,10 +8,12 @@ from typing import Any
 
 from transformers import HfArgumentParser, Trainer, TrainingArguments
 
+from adafisher_hf import CurvatureCallback
 from checkpoints import starting_point
 from comparison import CompareArguments
 from errors import InputError
 
+ADAFISHERS = ("adafisher", "adafisherw")
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
 
@@ -79,6 +81,8 @@ def _checkpoint(comparison: CompareArguments, args: TrainingArguments) -> str | 
 
 def _train(trainer: Trainer) -> dict[str, float]:
     """Trains and saves the model, the metrics and the Trainer's state in the output folder."""
+    if trainer.args.optim in ADAFISHERS:
+        trainer.add_callback(CurvatureCallback)  # what `adafisher-hf report` shows
     try:
         result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import knob_help
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_run(commands)
     _add_coverage(commands)
+    _add_report(commands)
     return parser
 
 
@@ -256,3 +258,30 @@ def _load_config(name: str) -> PretrainedConfig:
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+# report ---------------------------------------------------------------------------------------------------------------
+
+
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="one HTML page about one or several training runs",
+        description="Loss, learning rate, gradient norm, and the curvature of every layer over the steps, from the "
+        "trainer_state.json and curvature.jsonl (adafisher_hf.CurvatureCallback) of each run.",
+    )
+    parser.add_argument("folders", nargs="+", metavar="RUN_DIR", type=Path, help="output_dir of a training run")
+    parser.add_argument(
+        "--output", metavar="FILE", type=Path, help="the page (default: report.html in the first RUN_DIR)"
+    )
+    parser.set_defaults(run=_report)
+
+
+def _report(options: argparse.Namespace, rest: list[str]) -> int:
+    from .report import write_report
+
+    try:
+        print(write_report(options.folders, options.output))
+    except (OSError, ImportError) as error:
+        raise UsageError(str(error)) from error
+    return 0
