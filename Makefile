@@ -7,7 +7,7 @@ OFFLINE := HF_HUB_OFFLINE=1
 PYTEST := OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format profile bench-ablation bench-pretrain
+.PHONY: help install demo test test-slow lint format docs release-check profile bench-ablation bench-pretrain
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,12 @@ lint: install  ## check style and types
 format: install  ## fix style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: install  ## build the documentation into site/; what is broken is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+release-check: install  ## build the package and try it in a clean environment; leaves it in dist/
+	$(BIN)/python .ci/release_check.py
 
 profile: install  ## where the time of a step goes, and why
 	$(OFFLINE) $(BIN)/python examples/benchmarks/step_profile.py

@@ -1,0 +1,106 @@
+"""Writes docs/options.md: every option, with its default, range and help from AdaFisherConfig.
+
+python docs/generate_options.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from adafisher_hf import AdaFisherConfig
+from adafisher_hf.config import DEFAULTS
+
+FIRST = ("mode", "structure")
+PAGE = Path(__file__).parent / "options.md"
+TEXT = """# Options
+
+Nothing has to be set: `optim="adafisherw"` alone is a complete configuration. Learning rate, weight decay, its
+exclusions and the schedule stay in `TrainingArguments`, as with any optimizer; `adam_beta1` is the momentum's decay
+unless `beta` is set, and `adam_beta2` and `adam_epsilon` are not used.
+
+## Where they go
+
+In the Trainer, options are a string of `key=value` pairs:
+
+```python
+from transformers import TrainingArguments
+
+import adafisher_hf
+
+args = TrainingArguments(
+    output_dir="out", optim="adafisherw", learning_rate=1e-2, optim_args="structure=kronecker,update_interval=20"
+)
+```
+
+In a loop of your own they are keyword arguments, and `beta`, `beta2` and `damping` may differ from group to group:
+
+```python
+from adafisher_hf import AdaFisherW
+
+decayed = [p for p in model.parameters() if p.dim() > 1]
+others = [p for p in model.parameters() if p.dim() <= 1]
+groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "damping": 0.3}]
+optimizer = AdaFisherW(groups, model=model, lr=1e-3, update_interval=20)
+```
+
+In a file they are an `adafisher_config.json`. The Trainers of this package write one beside every checkpoint, and
+`config=FOLDER` reads it back; keys given beside it win:
+
+```python
+from adafisher_hf import AdaFisherConfig
+
+AdaFisherConfig(structure="kronecker").save_pretrained("my-run")
+args = TrainingArguments(output_dir="out", optim="adafisherw", optim_args="config=my-run,update_interval=5")
+assert AdaFisherConfig.from_optim_args(args.optim_args).update_interval == 5
+```
+
+A wrong key or value is refused when `TrainingArguments` are made, before anything is loaded:
+
+```python
+try:
+    TrainingArguments(output_dir="out", optim="adafisherw", optim_args="gama=0.9")
+except ValueError as error:
+    assert "did you mean 'gamma'?" in str(error)
+```
+
+## Each of them
+"""
+
+
+def main() -> None:
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    knobs = sorted(dataclasses.fields(AdaFisherConfig), key=lambda knob: knob.name not in FIRST)
+    options = "\n".join(section(knob) for knob in knobs)
+    return f"{TEXT}\n{options}\n{defaults()}\nMade by `python docs/generate_options.py`.\n"
+
+
+def section(knob: dataclasses.Field) -> str:
+    default = "depends on the mode, see below" if knob.default is None else f"`{knob.default}`"
+    return f"### {knob.name}\n\n{knob.metadata['help']}\n\n- default: {default}\n- allowed: {allowed(knob)}\n"
+
+
+def allowed(knob: dataclasses.Field) -> str:
+    values: Any = knob.metadata["allowed"]
+    if isinstance(values, tuple):
+        return ", ".join(f"`{value}`" for value in values)
+    return f"{'an integer' if 'int' in knob.type else 'a number'} {values}" + (
+        ", or `none` for the default" if "None" in knob.type else ""
+    )
+
+
+def defaults() -> str:
+    keys = list(dict.fromkeys(key for values in DEFAULTS.values() for key in values))
+    lines = [["mode", "structure", *keys], ["---"] * (2 + len(keys))]
+    for (mode, structure), values in DEFAULTS.items():
+        lines.append([f"`{mode}`", f"`{structure}`", *(str(values.get(key, "0.95, then 0.8")) for key in keys)])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"## Defaults by mode and structure\n\n{table}\n"
+
+
+if __name__ == "__main__":
+    main()
