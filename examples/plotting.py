@@ -40,6 +40,24 @@ def plot_arms(curves: Mapping[str, Sequence[Points]], path: str | Path, title: s
     return _save(figure, axes, path)
 
 
+def plot_scaling(curves: Mapping[str, Points], path: str | Path, title: str) -> Path:
+    """Bytes against the number of ranks, both on logarithmic axes; arms named "model, arm" share a model's dashes."""
+    figure, axes = _new_figure(title)
+    models, arms = ([name.split(", ")[part] for name in curves] for part in (0, 1))
+    for name, points in curves.items():
+        model, arm = name.split(", ")
+        ranks, numbers = zip(*points, strict=True)
+        color, dashes = (
+            f"C{list(dict.fromkeys(arms)).index(arm)}",
+            ["-", "--", ":"][list(dict.fromkeys(models)).index(model)],
+        )
+        axes.plot(ranks, [number / 1e9 for number in numbers], color=color, linestyle=dashes, marker="o", label=name)
+    axes.set(xlabel="ranks", ylabel="GB a rank", xscale="log", yscale="log")
+    axes.set_xticks(ranks, [str(rank) for rank in ranks])
+    axes.minorticks_off()
+    return _save(figure, axes, path)
+
+
 def _new_figure(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
     axes = figure.subplots()

@@ -10,6 +10,8 @@ from torch.distributed.fsdp import fully_shard
 
 from adafisher_hf import AdaFisher, AdaFisherW
 from adafisher_hf.curvature.reduce import message_length
+from adafisher_hf.sharding import local
+from benchmarks.scaling import state_bytes
 from tests.distributed.ranks import run_ranks
 from tests.models import Tiny, next_token_loss, tiny_batches
 
@@ -77,11 +79,13 @@ def shard(model, mesh=None):
 
 def on_ranks(rank, count):
     mine = lambda ids: ids.chunk(count)[rank]  # noqa: E731
-    results = {"messages": count_messages(mine)}
+    results = {"messages": count_messages(mine), "bytes": {}}
     for name, knobs in SETTINGS.items():
         model, knobs = build(knobs)
         shard(model)
-        results[name] = weights(train(model, make_optimizer(model, knobs), mine)[0])
+        optimizer = make_optimizer(model, knobs)
+        results[name] = weights(train(model, optimizer, mine)[0])
+        results["bytes"][name] = local_bytes(optimizer)
     model, knobs = build({})
     shard(model)
     results["accumulated"] = weights(train(model, make_optimizer(model, knobs), mine, micro_batches=2)[0])
@@ -91,6 +95,11 @@ def on_ranks(rank, count):
             shard(model, init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard")))
             results[f"HSDP {name}"] = weights(train(model, make_optimizer(model, knobs), mine)[0])
     return results
+
+
+def local_bytes(optimizer):
+    tensors = [local(value) for state in optimizer.state.values() for value in state.values()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def count_messages(mine):
@@ -121,8 +130,12 @@ def test_sharded_ranks_follow_the_single_process(count):
     sizes, refresh, update = ranks[0].pop("messages")
     # The statistics at a refresh (steps 0, 1 of the warm-up, then every third), three floats a block at every step.
     assert sizes == [[refresh, update], [refresh, update], [update], [refresh, update], [update], [update]]
+    stored = ranks[0].pop("bytes")
     for name in ranks[0]:
         model, knobs = build(SETTINGS.get(name.removeprefix("HSDP "), {}))
-        alone = weights(train(model, make_optimizer(model, knobs), parts_of=lambda ids: ids)[0])
+        optimizer = make_optimizer(model, knobs)
+        alone = weights(train(model, optimizer, parts_of=lambda ids: ids)[0])
+        if name in stored:
+            assert stored[name] == state_bytes(optimizer, count), "the benchmark counts something else"
         for result in ranks:
             torch.testing.assert_close(result[name], alone, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
