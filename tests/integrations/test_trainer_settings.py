@@ -16,7 +16,10 @@ from transformers import (
 
 import adafisher_hf
 from tests.models import llama
+from tests.oracles.rows import assert_as_row_by_row, recorded
 from tests.test_invariance import STRUCTURES
+
+KNOBS = {"update_warmup": 3, "update_interval": 2}
 
 
 def rows(count=48, length=8):
@@ -115,49 +118,8 @@ def padded(rows):
     return {"input_ids": ids, "attention_mask": mask, "labels": ids.where(mask.bool(), -100)}
 
 
-def recorded(model):
-    """The rows that each training step sees, without padding and unpacked."""
-    steps = []
-
-    def record(module, args, kwargs):
-        ids, mask, position = (kwargs.get(name) for name in ("input_ids", "attention_mask", "position_ids"))
-        if position is not None:
-            starts = torch.nonzero(position[0] == 0).flatten().tolist()
-            steps.append(list(ids[0].tensor_split(starts[1:])))
-        else:
-            steps.append([row[kept.bool()] for row, kept in zip(ids, ids >= 0 if mask is None else mask, strict=True)])
-
-    model.register_forward_pre_hook(record, with_kwargs=True)
-    return steps
-
-
-def row_by_row(steps, **knobs):
-    """The oracle: no Trainer, no padding, no packing; every row by itself, its loss by its share of the tokens."""
-    model = llama().double().train()
-    optimizer = adafisher_hf.AdaFisherW(model, lr=1e-2, **knobs)
-    for rows in steps:
-        optimizer.zero_grad()
-        predicted = sum(len(row) - 1 for row in rows)
-        for row in rows:
-            loss = model(input_ids=row[None], labels=row[None]).loss
-            (loss * ((len(row) - 1) / predicted)).backward()
-        optimizer.step()
-    return model, optimizer
-
-
-def assert_as_row_by_row(trainer, steps, knobs):
-    model, optimizer = row_by_row(steps, update_warmup=3, update_interval=2, **knobs)
-    torch.testing.assert_close(
-        weights(trainer), torch.cat([p.detach().flatten() for p in model.parameters()]), rtol=1e-5, atol=1e-7
-    )
-    if "structure" in knobs:
-        return  # in its own basis, whose signs and order are nobody's business
-    for p, q in zip(trainer.model.parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(adafisher(trainer).curvature(p), optimizer.curvature(q), rtol=1e-5, atol=1e-7)
-
-
 def optim_args(knobs):
-    return ",".join(f"{key}={value}" for key, value in {"update_warmup": 3, "update_interval": 2, **knobs}.items())
+    return ",".join(f"{key}={value}" for key, value in {**KNOBS, **knobs}.items())
 
 
 @pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
@@ -172,7 +134,7 @@ def test_batches_of_like_length_count_their_tokens_only(tmp_path, structure):
     trainer.train()
     lengths = [[len(row) for row in step] for step in steps]
     assert len(steps) == 5 and all(step == sorted(step, reverse=True) for step in lengths)
-    assert_as_row_by_row(trainer, steps, knobs)
+    assert_as_row_by_row(model, adafisher(trainer), llama().double(), steps, **KNOBS, **knobs)
 
 
 @pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
@@ -185,7 +147,7 @@ def test_packed_rows_have_the_statistics_of_the_rows_apart(tmp_path, structure):
     steps = recorded(model)
     trainer.train()
     assert [len(rows) for rows in steps] == [8] * 5
-    assert_as_row_by_row(trainer, steps, knobs)
+    assert_as_row_by_row(model, adafisher(trainer), llama().double(), steps, **KNOBS, **knobs)
 
 
 @pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
@@ -213,7 +175,7 @@ def test_out_of_memory_in_the_first_backward_pass_leaves_nothing(tmp_path, struc
     trainer.train()
     assert failed and [len(rows) for rows in steps] == [8] + [7] * 5
     assert adafisher(trainer).param_groups[0]["step"] == 5
-    assert_as_row_by_row(trainer, steps[1:], knobs)
+    assert_as_row_by_row(model, adafisher(trainer), llama().double(), steps[1:], **KNOBS, **knobs)
 
 
 @pytest.mark.parametrize("accepts", [True, False])
