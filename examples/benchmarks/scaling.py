@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", choices=LLAMAS, default=list(LLAMAS), help="default: all")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    messages, memory, curves = [], [], {}
+    messages, memory = [], []
+    curves: dict[str, list[tuple[float, float]]] = {}
     for name in args.models:
         for structure, knobs in STRUCTURES.items():
             optimizer = make_optimizer(llama(name), knobs)
