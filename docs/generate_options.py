@@ -30,7 +30,10 @@ from transformers import TrainingArguments
 import adafisher_hf
 
 args = TrainingArguments(
-    output_dir="out", optim="adafisherw", learning_rate=1e-2, optim_args="structure=kronecker,update_interval=20"
+    output_dir="out",
+    optim="adafisherw",
+    optim_args="structure=kronecker,update_interval=20",
+    learning_rate=1e-2,
 )
 ```
 
@@ -41,7 +44,10 @@ from adafisher_hf import AdaFisherW
 
 decayed = [p for p in model.parameters() if p.dim() > 1]
 others = [p for p in model.parameters() if p.dim() <= 1]
-groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "damping": 0.3}]
+groups = [
+    {"params": decayed, "weight_decay": 0.1},
+    {"params": others, "damping": 0.3},
+]
 optimizer = AdaFisherW(groups, model=model, lr=1e-3, update_interval=20)
 ```
 
@@ -52,7 +58,11 @@ In a file they are an `adafisher_config.json`. The Trainers of this package writ
 from adafisher_hf import AdaFisherConfig
 
 AdaFisherConfig(structure="kronecker").save_pretrained("my-run")
-args = TrainingArguments(output_dir="out", optim="adafisherw", optim_args="config=my-run,update_interval=5")
+args = TrainingArguments(
+    output_dir="out",
+    optim="adafisherw",
+    optim_args="config=my-run,update_interval=5",
+)
 assert AdaFisherConfig.from_optim_args(args.optim_args).update_interval == 5
 ```
 

@@ -36,6 +36,7 @@ def messages_in(file: Path) -> list[str]:
 
 def as_written(message: str) -> str:
     """Placeholders of any kind are one: logging's %s, a suggestion, several in a row."""
+    message = " ".join(message.split())  # shown on several lines
     message = re.sub(rf"%s|, did you mean {MARK}\?", MARK, message)
     return re.sub(f"{MARK}+", MARK, message).strip()
 
