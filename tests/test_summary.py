@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -33,9 +35,12 @@ def test_update_is_that_of_the_last_step_whatever_the_schedule_does_next(knobs):
         assert row.update == pytest.approx(moved[name], rel=1e-6)
 
 
-def test_log_spread_and_weight():
+@pytest.mark.parametrize(
+    "knobs", [{}, {"structure": "kronecker", "second_moment": "rotated"}], ids=["diagonal", "rotated"]
+)
+def test_log_spread_and_weight(knobs):
     model = tiny()
-    optimizer = AdaFisherW(model.parameters(), model=model, lr=1e-2)
+    optimizer = AdaFisherW(model.parameters(), model=model, lr=1e-2, **knobs)
     next_token_loss(model, tiny_batches(1)[0]).backward()
     optimizer.step()
     parameters = dict(model.named_parameters())
@@ -44,6 +49,27 @@ def test_log_spread_and_weight():
         assert row.weight == pytest.approx(parameter.norm().item())
         spread = optimizer.curvature(parameter).log10().std(correction=0).item()
         assert row.log_spread == pytest.approx(spread, rel=1e-9)
+
+
+def test_a_mean_is_not_known_between_a_resume_and_the_next_refresh():
+    def step(optimizer, batch):
+        next_token_loss(model, batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    model = tiny()
+    knobs = {"lr": 1e-2, "update_interval": 3, "update_warmup": 0}
+    optimizer = AdaFisherW(model.parameters(), model=model, **knobs)
+    first, *batches = tiny_batches(4)
+    step(optimizer, first)
+    resumed = AdaFisherW(model.parameters(), model=model, **knobs)
+    resumed.load_state_dict(optimizer.state_dict())
+    optimizer.close()
+    for batch in batches:
+        step(resumed, batch)
+        refreshed = batch is batches[-1]
+        assert all(math.isnan(row.mean) != refreshed for row in by_parameter(resumed))
+        assert all(("mean" in row) == refreshed for row in resumed.summary().values())
 
 
 def test_no_step_no_rows():

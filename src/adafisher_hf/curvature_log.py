@@ -53,6 +53,11 @@ def forget_after(file: Path, step: int) -> None:
     os.replace(beside, file)  # a run that is killed here loses no line
 
 
+def is_step(value: Any) -> bool:
+    """Whether it can be the number of a step."""
+    return type(value) is int and 0 <= value < 2**53
+
+
 def _plain(value: str | float) -> str | float | None:
     if isinstance(value, str):
         return value
@@ -64,7 +69,7 @@ def _parse(line: str) -> dict[str, Any] | None:
         content = json.loads(line)
     except ValueError:
         return None
-    if not isinstance(content, dict) or type(content.get("step")) is not int:
+    if not isinstance(content, dict) or not is_step(content.get("step")):
         return None
     parameters = content.get("parameters")
     usable = isinstance(parameters, dict) and all(isinstance(row, dict) for row in parameters.values())

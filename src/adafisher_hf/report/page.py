@@ -56,7 +56,7 @@ def _notes(runs: Sequence[Run]) -> str:
         broken = first_broken_step(run)
         of_run = [f"the loss was not finite at step {broken}"] if broken is not None else []
         notes += [f"<li><b>{escape(run.label)}</b>: {escape(note)}</li>" for note in [*of_run, *run.notes]]
-    return f'<div class="card note"><b>Not all is here</b><ul>{"".join(notes)}</ul></div>' if notes else ""
+    return f'<div class="card note"><b>Before you read on</b><ul>{"".join(notes)}</ul></div>' if notes else ""
 
 
 def _layers(run: Run, panels: list[Panel], named: bool) -> str:

@@ -14,6 +14,10 @@ from ..config import CONFIG_NAME
 
 STATE_NAME = "trainer_state.json"
 COVERAGE_NAME = "coverage.json"
+COVERAGE_COLUMNS: dict[str, dict[str, type]] = {
+    "kinds": {"kind": str, "parameters": int, "numbers": int, "share": float},
+    "parameters": {"name": str, "shape": list, "kind": str, "owners": list},
+}
 
 Points = list[tuple[int, float]]
 
@@ -126,9 +130,8 @@ def _curvature(file: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 def _coverage(file: Path, notes: list[str]) -> dict[str, Any]:
     content = _json_object(file, notes, "no coverage table; layers are in the optimizer's order")
-    tables = {key: content.get(key) for key in ("kinds", "parameters")}
-    for key, columns in (("kinds", ("kind", "parameters", "numbers", "share")), ("parameters", ("name", "kind"))):
-        rows = tables[key]
+    for key, columns in COVERAGE_COLUMNS.items():
+        rows = content.get(key)
         if content and not (isinstance(rows, list) and all(_has(row, columns) for row in rows)):
             notes.append(f"{file.name} has no usable {key!r}: no coverage table")
             return {}
@@ -167,12 +170,12 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     return labels
 
 
-def _has(row: Any, columns: Sequence[str]) -> bool:
-    return isinstance(row, dict) and all(column in row for column in columns)
+def _has(row: Any, columns: dict[str, type]) -> bool:
+    return isinstance(row, dict) and all(isinstance(row.get(column), kind) for column, kind in columns.items())
 
 
 def _has_step(entry: Any) -> bool:
-    return isinstance(entry, dict) and type(entry.get("step")) is int
+    return isinstance(entry, dict) and curvature_log.is_step(entry.get("step"))
 
 
 def _is_number(value: Any) -> bool:
@@ -180,4 +183,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _finite(value: Any) -> float:
-    return float(value) if _is_number(value) and math.isfinite(value) else math.nan
+    try:
+        return float(value) if _is_number(value) and math.isfinite(value) else math.nan
+    except OverflowError:  # JSON has whole numbers of any size
+        return math.nan

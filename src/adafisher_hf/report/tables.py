@@ -60,9 +60,9 @@ def coverage_table(coverage: dict[str, Any]) -> str:
     parameters = [
         (
             _code(row["name"]),
-            _text("×".join(map(str, row.get("shape", ()))) or "scalar"),
+            _text("×".join(map(str, row["shape"])) or "scalar"),
             _text(row["kind"]),
-            _code(", ".join(map(str, row.get("owners", ())))),
+            _code(", ".join(map(str, row["owners"]))),
         )
         for row in coverage["parameters"]
     ]

@@ -1,0 +1,156 @@
+"""``adafisher-hf report``: one page that needs nothing else, whatever the folders hold."""
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+from transformers import Trainer
+
+from adafisher_hf import CurvatureCallback
+from adafisher_hf.cli import main
+from tests.integrations.test_trainer import arguments, data
+from tests.models import llama
+from tests.report.runs import name_of, write_run
+
+VOID = ("meta", "img", "source")
+
+
+class Page(HTMLParser):
+    """Text, titles of pictures and addresses of a page; fails where a tag is not closed."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.text, self.open, self.addresses, self.titles = "", [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+        attrs = dict(attrs)
+        self.addresses += [attrs[name] for name in ("src", "srcset", "href") if name in attrs]
+        self.titles += [attrs["alt"]] if "alt" in attrs else []
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data if self.open[-1:] != ["style"] else ""
+
+
+def report(capsys, *argv):
+    assert main(["report", *map(str, argv)]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out.strip()
+
+
+def page_of(capsys, folder):
+    capsys.readouterr()
+    return Page(Path(report(capsys, folder)).read_text())
+
+
+def test_two_runs(tmp_path, capsys):
+    one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", config='{"version": 1, "mode": "paper"}')
+    path = report(capsys, one, two)
+    assert path == str(one / "report.html")
+    html = (one / "report.html").read_text()
+    page = Page(html)
+    assert all(address.startswith("data:image/svg+xml;base64,") for address in page.addresses)
+    assert not re.search(r"https?://|@import|url\(", html)
+    assert len(page.addresses) == 2 * len(page.titles)  # each for light and for dark
+    assert html.count('media="(prefers-color-scheme: dark)"') == len(page.titles)
+    assert page.titles == [
+        "Loss", "Learning rate", "Gradient norm",
+        *["Mean curvature: bright is stiff", "Update to weight: dark is starved"] * 2,
+        "Spread of log-curvature: one", "Spread of log-curvature: two",
+    ]  # fmt: skip
+    for text in ("30 / 40", "6.25 (step 30)", "60.0%", "model.layers.0.mlp.up_proj", "calibrated", "paper"):
+        assert text in page.text
+    assert "Before you read on" not in page.text
+    pictures = sorted(file.name for file in (one / "report").iterdir())
+    assert pictures == sorted(
+        ["loss.png", "learning_rate.png", "grad_norm.png"]
+        + [f"{what}_{run}.png" for what in ("curvature", "update_ratio", "spread") for run in ("one", "two")]
+    )
+    assert all(matplotlib.image.imread(one / "report" / picture).std() > 0.01 for picture in pictures)
+
+
+def test_output_elsewhere(tmp_path, capsys):
+    output = tmp_path / "new" / "folder" / "page.html"
+    assert report(capsys, write_run(tmp_path / "run"), "--output", output) == str(output)
+    assert output.exists() and (tmp_path / "new/folder/page/loss.png").exists()
+    assert not (tmp_path / "run/report.html").exists()
+
+
+@pytest.mark.parametrize("part", ["state", "curvature"])
+def test_a_truncated_file_gives_a_page_that_says_so(tmp_path, capsys, part):
+    content = (write_run(tmp_path) / name_of(part)).read_text()
+    write_run(tmp_path, **{part: content[: len(content) // 2]})
+    page = page_of(capsys, tmp_path)
+    assert "Before you read on" in page.text and name_of(part) in page.text
+    assert ("Loss" in page.titles) == (part != "state")
+
+
+def test_an_empty_folder(tmp_path, capsys):
+    page = page_of(capsys, tmp_path)
+    assert page.titles == []
+    assert all(name_of(part) + " is missing" in page.text for part in ("state", "curvature", "coverage", "config"))
+
+
+def test_one_logging_step_with_one_layer(tmp_path, capsys):
+    row = {"kind": "linear", "mean": 1e-9, "log_spread": 0.0, "update": 0.0, "weight": 0.0}
+    write_run(
+        tmp_path,
+        state='{"log_history": [{"step": 1, "loss": NaN, "learning_rate": 0.0, "grad_norm": Infinity}]}',
+        curvature=json.dumps({"step": 1, "parameters": {"w": row}}) + "\n",
+    )
+    page = page_of(capsys, tmp_path)
+    assert "Mean curvature: bright is stiff" in page.titles
+    assert "Update to weight: dark is starved" not in page.titles  # 0 / 0
+    assert "the loss was not finite at step 1" in page.text
+
+
+def test_names_are_text_not_markup(tmp_path, capsys):
+    folder = write_run(tmp_path / "<b>&", curvature=None, config='{"mode": "<script>"}')
+    page = page_of(capsys, folder)
+    assert "<script>" in page.text and "<b>&" in page.text
+
+
+@pytest.mark.parametrize("name", ["nowhere", "file"])
+def test_no_folder_is_one_line(tmp_path, capsys, name):
+    (tmp_path / "file").write_text("")
+    assert main(["report", str(write_run(tmp_path / "run")), str(tmp_path / name)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert captured.err.startswith("adafisher-hf: error: ")
+    assert repr(str(tmp_path / name)) in captured.err
+    assert not (tmp_path / "run/report.html").exists()
+
+
+def test_without_matplotlib_the_extra_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["report", str(write_run(tmp_path))]) == 2
+    captured = capsys.readouterr()
+    assert 'pip install "adafisher-hf[report]"' in captured.err and captured.err.count("\n") == 1
+
+
+def test_a_page_that_cannot_be_written(tmp_path, capsys):
+    run = write_run(tmp_path / "run", state=None, curvature=None)
+    assert main(["report", str(run), "--output", str(run / "coverage.json" / "x.html")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_run_of_the_plain_trainer_has_everything(tmp_path, capsys):
+    args = arguments(tmp_path, eval_strategy="steps", eval_steps=2, logging_steps=1)
+    trainer = Trainer(llama(), args, train_dataset=data(), eval_dataset=data(4), callbacks=[CurvatureCallback()])
+    trainer.train()
+    trainer.save_state()
+    page = page_of(capsys, tmp_path)
+    assert "Before you read on" not in page.text
+    assert len(page.titles) == 6
+    assert "embedding+linear" in page.text
