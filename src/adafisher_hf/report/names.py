@@ -9,10 +9,16 @@ LONGEST = 22
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """For each name the first of its shorter forms that no other name shares: ``model.layers.0.mlp.up_proj.weight``
-    becomes ``0 up_proj``."""
-    counts = Counter(form for name in names for form in set(_forms(name)))
-    return [_fit(next((form for form in _forms(name) if counts[form] == 1), name)) for name in names]
+    """For each name the first of its shorter forms that no other name shares.
+
+    ``model.layers.0.mlp.up_proj.weight`` becomes ``0 up_proj``, or ``enc 0 up_proj`` where there is a decoder too.
+    """
+    several = len({name.split(".")[0] for name in names if block_of(name)}) > 1
+    forms = {name: list(_forms(name, several)) for name in names}
+    counts = Counter(form for name in names for form in set(forms[name]))
+    short = [next((form for form in forms[name] if counts[form] == 1), name) for name in names]
+    fitted = Counter(map(_fit, short))
+    return [_fit(form) if fitted[_fit(form)] == 1 else form for form in short]
 
 
 def block_of(name: str) -> str:
@@ -22,14 +28,13 @@ def block_of(name: str) -> str:
     return "" if end is None else ".".join(parts[: end + 1])
 
 
-def _forms(name: str) -> Iterator[str]:
+def _forms(name: str, with_stack: bool) -> Iterator[str]:
     parts = name.removesuffix(".weight").split(".")
     for length in range(1, len(parts) + 1):
         rest, last = parts[:-length], ".".join(parts[-length:])
         numbers = ".".join(part for part in rest if part.isdecimal())
-        yield f"{numbers} {last}".strip()
-        if rest:
-            yield f"{rest[0]} {numbers} {last}".replace("  ", " ")
+        stack = rest[0][:3] if numbers and with_stack and not rest[0].isdecimal() else ""
+        yield " ".join(filter(None, (stack, numbers, last)))
 
 
 def _fit(name: str) -> str:
