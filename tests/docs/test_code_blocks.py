@@ -1,8 +1,9 @@
 """Every ``python`` and ``bash`` block of README.md, CONTRIBUTING.md and docs/*.md does what it shows.
 
 Python blocks of a page run one after the other and share their names; they start with those of ``prepared``. Of a
-command everything but the long work is done: ``adafisher-hf coverage`` runs, make targets are looked up, scripts parse
-their flags and stop. A block that cannot run has a line ``<!-- not run: why -->`` directly above it.
+command everything but the long work is done: ``adafisher-hf coverage`` runs and prints what the ``text`` block below it
+shows, make targets are looked up, scripts parse their flags and stop. A block that cannot run has a line
+``<!-- not run: why -->`` directly above it.
 """
 
 from __future__ import annotations
@@ -35,11 +36,17 @@ FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>[\w+-]+)(?P<title>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```$", re.M | re.S
 )
 SETTING = re.compile(r"\w+=")  # of the environment, before a command
+OUTPUT_IS_CHECKED = ["adafisher-hf", "coverage"]
 NOT_RUN = re.compile(r"<!-- not run: (?P<reason>.*?) -->\s*\Z", re.S)
 
 
 class CodeBlock(NamedTuple):
-    """A fenced block of a page; ``reason`` says why it is not run, None that it is."""
+    """A fenced block of a page.
+
+    Attributes:
+        reason: why it is not run; None: it is.
+        shown: the block of text right below it, its output; None: there is none.
+    """
 
     page: str
     line: int
@@ -47,6 +54,7 @@ class CodeBlock(NamedTuple):
     title: str
     code: str
     reason: str | None
+    shown: str | None = None
 
 
 def code_blocks(page: Path) -> list[CodeBlock]:
@@ -56,9 +64,10 @@ def code_blocks(page: Path) -> list[CodeBlock]:
         marker = NOT_RUN.search(text[: fence.start()])
         line = text.count("\n", 0, fence.start()) + 1
         code = textwrap.dedent(fence["code"])
-        blocks.append(
-            CodeBlock(page.name, line, fence["language"], fence["title"].strip(), code, marker and marker["reason"])
-        )
+        below = FENCE.match(text, fence.end() + 2)
+        shown = below["code"] if below and below["language"] == "text" else None
+        reason = marker["reason"] if marker else None
+        blocks.append(CodeBlock(page.name, line, fence["language"], fence["title"].strip(), code, reason, shown))
     return blocks
 
 
@@ -107,13 +116,16 @@ def test_python(page, elsewhere):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if to_run(page, "bash")], ids=ids)
-def test_bash(page, elsewhere):
+def test_bash(page, elsewhere, capsys):
     for block in to_run(page, "bash"):
+        capsys.readouterr()
         for command in commands(block.code):
             try:
                 check(command)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise AssertionError(f"{page.name}:{block.line}: {shlex.join(command)}: {error}") from error
+        if block.shown is not None and all(words[:2] == OUTPUT_IS_CHECKED for words in commands(block.code)):
+            assert capsys.readouterr().out == block.shown, f"{page.name}:{block.line}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)

@@ -6,6 +6,7 @@ import ast
 import logging
 import re
 import runpy
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,13 @@ def test_the_version_is_the_same_everywhere():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == adafisher_hf.__version__
     headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
     assert adafisher_hf.__version__ in headings
+
+
+def test_the_workflow_calls_make_targets_that_exist():
+    job = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["check"]
+    targets = job["strategy"]["matrix"]["target"]
+    assert job["steps"][-1]["run"] == "make ${{ matrix.target }}"
+    subprocess.run(["make", "-n", *targets], cwd=ROOT, check=True, capture_output=True)
 
 
 def test_the_site_builds_without_a_warning(tmp_path, monkeypatch):
