@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 
 class Tiny(nn.Module):
@@ -22,6 +23,24 @@ class Tiny(nn.Module):
         hidden = self.embed(ids)
         hidden = hidden + self.down(self.norm(self.up(hidden)).tanh())
         return self.head(hidden + (hidden @ self.gate).tanh())
+
+
+class Routed(nn.Module):
+    """Three experts in one tensor, of which the third is seldom chosen."""
+
+    def __init__(self):
+        super().__init__()
+        sizes = dict(hidden_size=6, intermediate_size=4, num_local_experts=3, num_experts_per_tok=2)
+        self.embed, self.head = nn.Embedding(11, 6), nn.Linear(6, 11)
+        self.experts = MixtralExperts(MixtralConfig(**sizes, experts_implementation="adafisher"))
+        for parameter in self.experts.parameters():
+            nn.init.normal_(parameter, std=0.5)
+
+    def forward(self, ids):
+        hidden = self.embed(ids).flatten(0, 1)
+        index = torch.stack([torch.zeros_like(ids), 1 + (ids == 3)], dim=-1).flatten(0, 1)
+        weights = torch.softmax(hidden[:, :2], dim=-1)
+        return self.head(hidden + self.experts(hidden, index, weights)).unflatten(0, ids.shape)
 
 
 def tiny(seed: int = 0, dtype: torch.dtype = torch.float64) -> Tiny:

@@ -96,3 +96,27 @@ def test_a_step_moves_every_parameter_that_has_a_gradient(name, structure):
         assert torch.isfinite(parameters[parameter]).all(), parameter
         curvature = optimizer.curvature(parameters[parameter])
         assert torch.isfinite(curvature).all() and (curvature > 0).all(), parameter
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss", "qwen2_moe"])
+def test_experts_of_the_registry_have_blocks_of_their_own(name):
+    def curvatures(checkpointing):
+        model, batch = build(name)
+        model.set_experts_implementation("adafisher")
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+            model.train()
+        rest = [row.name for row in coverage(model) if row.kind == "gradient"]
+        assert all(re.search(r"(gate|router)\.(weight|bias)$|shared_expert_gate", parameter) for parameter in rest), (
+            rest
+        )
+        optimizer = AdaFisherW(model, lr=1e-3)
+        model(**batch).loss.backward()
+        optimizer.step()
+        experts = [(n, p) for n, p in model.named_parameters() if ".experts." in n]
+        assert experts and "_experts_implementation" not in model.config.to_diff_dict()
+        return {n: optimizer.curvature(p) for n, p in experts}
+
+    plain, checkpointed = curvatures(False), curvatures(True)
+    for parameter, expected in plain.items():
+        torch.testing.assert_close(checkpointed[parameter], expected, msg=lambda m, n=parameter: f"{n}: {m}")

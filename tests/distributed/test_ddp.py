@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from adafisher_hf import AdaFisher, AdaFisherW
 from adafisher_hf.curvature.reduce import message_length
 from tests.distributed.ranks import run_ranks
-from tests.models import Tiny, next_token_loss, tiny_batches
+from tests.models import Routed, Tiny, next_token_loss, tiny_batches
 
 STEPS = 12
 SETTINGS = {
@@ -22,6 +22,7 @@ SETTINGS = {
     "rotated": {"structure": "kronecker", "basis_interval": 2, "second_moment": "rotated", "token_stride": 2},
     "paper": {"mode": "paper", "lr": 1e-4},
 }
+EXPERTS = {"experts": {}, "kronecker experts": SETTINGS["kronecker"]}
 
 
 class Conditional(Tiny):
@@ -76,6 +77,9 @@ def on_ranks(rank, count):
     model, optimizer = build(Conditional, {})
     chosen = lambda ids: ids.chunk(count)[rank]  # noqa: E731
     results["conditional"] = train(model, optimizer, chosen, find_unused_parameters=True)
+    for name, knobs in EXPERTS.items():
+        model, optimizer = build(Routed, knobs)
+        results[name] = train(model, optimizer, chosen)
     results["messages"] = count_messages(rank, count)
     return results
 
@@ -103,9 +107,10 @@ def count_messages(rank, count):
 @pytest.mark.parametrize("count", [2, 4])
 def test_ranks_follow_the_single_process(count):
     ranks = run_ranks(count, on_ranks, count)
-    settings = {**SETTINGS, "accumulated": {}, "static_graph": {}, "conditional": {}}
+    settings = {**SETTINGS, "accumulated": {}, "static_graph": {}, "conditional": {}, **EXPERTS}
     for name, knobs in settings.items():
-        model, optimizer = build(Conditional if name == "conditional" else Tiny, knobs)
+        model_class = {"conditional": Conditional, **dict.fromkeys(EXPERTS, Routed)}.get(name, Tiny)
+        model, optimizer = build(model_class, knobs)
         alone = train(model, optimizer, parts_of=lambda ids: ids)
         for result in ranks:
             torch.testing.assert_close(result[name], alone, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")

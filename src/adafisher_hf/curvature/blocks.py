@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..kernels.divisor import Divisor
 from ..sharding import has_unreduced_gradients, is_sharded, whole
 from .capture import Gate, Tap
+from .experts import ExpertTap
 from .factors import wide
 from .layers import KINDS, LayerKind, Layout, gradient_layout
 from .modes import Mode, Use, gradient_sums
@@ -126,7 +127,7 @@ class Blocks:
         padding = Padding(self.model)
         self.handles.append(padding.handle)
         self.gate = Gate(padding)
-        self._taps: dict[int, Tap] = {}
+        self._taps: dict[int | tuple[int, str], Tap] = {}
         self._blocks: list[Block] = []
         self.handles.append(
             self.model.register_forward_pre_hook(partial(_begin_forward, self._blocks, self._taps, self.gate))
@@ -204,17 +205,25 @@ class Blocks:
 
     def _tap(self, owner: Owner) -> Tap:
         assert owner.kind is not None
-        tap = self._taps.get(id(owner.module))
+        part = owner.kind.part(owner.attribute)
+        key = id(owner.module) if part is None else (id(owner.module), part)
+        tap = self._taps.get(key)
         if tap is None:
-            make = PublishedTap if self.published else Tap
-            tap = make(owner.kind, self.gate, self.gate.padding.mask_name(owner.module_name))
+            tap = self._make_tap(owner, part)
             tap.dtype = wide(getattr(owner.module, owner.attribute).dtype)
-            self._taps[id(owner.module)] = tap
+            self._taps[key] = tap
             self.handles.append(tap.attach(owner.module))
         return tap
 
+    def _make_tap(self, owner: Owner, part: str | None) -> Tap:
+        assert owner.kind is not None
+        arguments = owner.kind, self.gate, self.gate.padding.mask_name(owner.module_name)
+        if part is not None:
+            return ExpertTap(*arguments, part=part)
+        return PublishedTap(*arguments) if self.published else Tap(*arguments)
 
-def _begin_forward(blocks: list[Block], taps: dict[int, Tap], gate: Gate, module: nn.Module, args: tuple) -> None:
+
+def _begin_forward(blocks: list[Block], taps: dict[Any, Tap], gate: Gate, module: nn.Module, args: tuple) -> None:
     """Forgets a backward pass whose gradients were thrown away: a loss scaler that overflowed skips ``step()``.
 
     A forward pass that finds no gradient at all is the first one after ``zero_grad``.

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,13 @@ class Tap:
             full = (length, length) if side in self.dense else (length,)
             self.shapes[side] = (self.stack, *full)
 
-    def attach(self, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+    @property
+    def rows_shape(self) -> tuple[int, ...]:
+        """Of the number of tokens."""
+        return ()
+
+    def attach(self, module: nn.Module) -> Any:
+        """Starts to watch a module, until ``remove()`` is called on what is returned."""
         self.observer = Observer(self, module)
         return module.register_forward_hook(self.forward, with_kwargs=True)
 

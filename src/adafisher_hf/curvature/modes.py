@@ -109,14 +109,14 @@ class Paper(Mode):
             state[f"{key}_factor_{index}"] = like.new_zeros(layout.shape[0], augmented)
         if layout.elementwise:
             state[f"col_factor_{index}"] = like.new_zeros(layout.shape[0], layout.shape[1])
-        state[f"factor_weight_{index}"] = like.new_zeros(1, 1)
+        state[f"factor_weight_{index}"] = like.new_zeros(layout.shape[0] if layout.independent else 1, 1)
 
     def refresh(self, state: State, uses: list[Use], gamma: float) -> None:
         for k, use in enumerate(uses):
             if use.sums is None:
                 continue
             rows = use.sums.rows
-            gain = (rows > 0).to(rows.dtype).reshape(1, 1) * (1 - gamma)
+            gain = (rows > 0).to(rows.dtype).reshape(-1, 1) * (1 - gamma)
             for key, side in (("row_factor", use.layout.row), ("col_factor", use.layout.col)):
                 state[f"{key}_{k}"].lerp_(_side(use, side) / rows.clamp(min=1.0), gain)
             state[f"factor_weight_{k}"].lerp_(torch.ones_like(gain), gain)

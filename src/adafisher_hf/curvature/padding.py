@@ -42,6 +42,11 @@ class Padding:
         mask = self._masks[mask_name]
         return mask if mask is not None and mask.shape == tokens else None
 
+    def flat_mask(self, mask_name: str, count: int) -> Tensor | None:
+        """The same in one dimension, for layers that see ``count`` tokens without their batches."""
+        mask = self._masks[mask_name]
+        return mask.reshape(-1) if mask is not None and mask.numel() == count else None
+
 
 def _remember(masks: dict, positions: dict[int, str], module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
     given = {name: args[i] for i, name in positions.items() if i < len(args)} | kwargs

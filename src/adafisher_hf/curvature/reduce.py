@@ -51,7 +51,7 @@ def message_length(taps: Iterable[Tap]) -> int:
 
 
 def _lengths(taps: Iterable[Tap]) -> list[int]:
-    return [sum(length for _, _, length in _sides(tap)) + 2 for tap in taps]
+    return [sum(length for _, _, length in _sides(tap)) + torch.Size(tap.rows_shape).numel() + 1 for tap in taps]
 
 
 def _sides(tap: Tap) -> Iterator[tuple[str, tuple[int, ...], int]]:
@@ -60,14 +60,14 @@ def _sides(tap: Tap) -> Iterator[tuple[str, tuple[int, ...], int]]:
 
 
 def _parts(tap: Tap, dtype: torch.dtype, device: torch.device) -> Iterator[Tensor]:
-    """Both sums, the number of tokens, and 1 if the tap fired."""
+    """Both sums, the numbers of tokens, and 1 if the tap fired."""
     if tap.sums is None:
         yield torch.zeros(_lengths([tap])[0], dtype=dtype, device=device)
         return
     for side, _, _ in _sides(tap):
         yield getattr(tap.sums, side).reshape(-1)
-    yield tap.sums.rows.reshape(1)
-    yield torch.ones_like(tap.sums.rows).reshape(1)
+    yield tap.sums.rows.reshape(-1)
+    yield tap.sums.rows.new_ones(1)
 
 
 def _unpack(tap: Tap, numbers: Tensor) -> tuple[Sums, Tensor]:
@@ -76,5 +76,5 @@ def _unpack(tap: Tap, numbers: Tensor) -> tuple[Sums, Tensor]:
         values[side] = numbers[start : start + length].view(shape).to(tap.dtype)
         start += length
     unused = numbers.new_zeros(tap.stack, 1, dtype=tap.dtype)
-    rows = numbers[-2].to(tap.dtype)
+    rows = numbers[start:-1].view(tap.rows_shape).to(tap.dtype)
     return Sums(values.get("input", unused), values.get("output", unused), rows), numbers[-1]

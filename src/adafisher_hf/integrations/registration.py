@@ -4,7 +4,8 @@ Three places have to know the names: the Enum behind ``TrainingArguments.optim``
 HfArgumentParser), the table of optimizer handlers, and ``Trainer.get_optimizer_cls_and_kwargs``, which would otherwise
 parse ``optim_args`` before any handler sees it. A fourth patch checks ``optim_args`` when TrainingArguments are made,
 long before training, a fifth keeps ``Trainer.train`` from resuming from a checkpoint whose save was cut short, and a
-sixth adds to ``Trainer.log`` what a CurvatureCallback has to report. Nothing is remembered here: what is needed to
+sixth adds to ``Trainer.log`` what a CurvatureCallback has to report. Beside these, the registry of experts' forward
+passes gets the one that takes their statistics. Nothing is remembered here: what is needed to
 restore transformers hangs on the patches themselves, so that a second copy of this module (a re-import) can undo the
 first one's work.
 """
@@ -17,10 +18,13 @@ from typing import Any
 
 from torch import nn
 from transformers import trainer_optimizer
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.trainer import Trainer
 from transformers.training_args import OptimizerNames, TrainingArguments
 
 from ..config import AdaFisherConfig
+from ..curvature.experts import experts_forward
+from ..curvature.layers.experts import IMPLEMENTATION
 from ..optimizer import AdaFisher, AdaFisherW
 from .callbacks import with_curvature
 from .checkpoints import resumable
@@ -42,6 +46,7 @@ def register() -> None:
     _patch(TrainingArguments, "__post_init__", _with_checked_optim_args)
     _patch(Trainer, "train", _with_complete_checkpoint)
     _patch(Trainer, "log", with_curvature)
+    ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, experts_forward)
 
 
 def unregister() -> None:
@@ -53,6 +58,7 @@ def unregister() -> None:
     _unpatch(TrainingArguments, "__post_init__")
     _unpatch(Trainer, "train")
     _unpatch(Trainer, "log")
+    ALL_EXPERTS_FUNCTIONS._global_mapping.pop(IMPLEMENTATION, None)
 
 
 def is_registered() -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from .base import LayerKind, Layout, OneHot, Rows, gradient_layout
 from .conv import ConvKind
 from .embedding import EmbeddingKind
+from .experts import ExpertsKind
 from .linear import Conv1DKind, LinearKind
 from .norm import BatchNormKind, GroupNormKind, LayerNormKind, RMSNormKind
 
@@ -15,6 +14,7 @@ KINDS: tuple[LayerKind, ...] = (
     Conv1DKind(),
     EmbeddingKind(),
     ConvKind(),
+    ExpertsKind(),
     LayerNormKind(),
     BatchNormKind(),
     GroupNormKind(),
@@ -22,9 +22,4 @@ KINDS: tuple[LayerKind, ...] = (
 )
 
 
-def kind_of(module: nn.Module) -> LayerKind | None:
-    """The kind that captures this module's curvature, or None."""
-    return next((kind for kind in KINDS if kind.matches(module)), None)
-
-
-__all__ = ["KINDS", "LayerKind", "Layout", "OneHot", "Rows", "gradient_layout", "kind_of"]
+__all__ = ["KINDS", "LayerKind", "Layout", "OneHot", "Rows", "gradient_layout"]

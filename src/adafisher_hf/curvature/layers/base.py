@@ -99,6 +99,10 @@ class LayerKind:
         """The layout of ``getattr(module, attribute)``, or None where this kind has no curvature for it."""
         raise NotImplementedError
 
+    def part(self, attribute: str) -> str | None:
+        """Which of a module's linear maps a parameter belongs to, where it has several; they have a tap each."""
+        return None
+
     def tokens(self, module: Any, args: tuple, output: Tensor) -> torch.Size | None:
         """The leading dimensions that count tokens, to be compared with an attention mask; None: never masked."""
         return output.shape[:-1]
