@@ -49,6 +49,11 @@ docs: install  ## build the documentation into site/; what is broken is an error
 release-check: install  ## build the package and try it in a clean environment; leaves it in dist/
 	$(BIN)/python .ci/release_check.py
 
+.PHONY: gpu
+gpu: install  ## the tests and the table for a CUDA device; says so where there is none
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m pytest -m gpu -rs tests/gpu
+	$(OFFLINE) $(BIN)/python examples/benchmarks/gpu.py
+
 profile: install  ## where the time of a step goes, and why
 	$(OFFLINE) $(BIN)/python examples/benchmarks/step_profile.py
 
