@@ -64,6 +64,11 @@ def test_the_message_of_transformers_is_the_one_shown():
         adafisher_hf.register()
 
 
+def test_the_reference_has_every_public_name():
+    described = re.findall(r"^::: adafisher_hf\.(?:\w+\.)*(\w+)$", (ROOT / "docs/api.md").read_text(), re.M)
+    assert sorted(described) == sorted(adafisher_hf.__all__)
+
+
 def test_the_version_is_the_same_everywhere():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == adafisher_hf.__version__
     headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
