@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from .config import AdaFisherConfig
 from .curvature import CoverageRow, coverage
+from .integrations.callbacks import CurvatureCallback
 from .integrations.registration import is_registered, register, unregister
 from .optimizer import AdaFisher, AdaFisherW
 
 if TYPE_CHECKING:
-    from .integrations.callbacks import CurvatureCallback
     from .integrations.trainer import AdaFisherSeq2SeqTrainer, AdaFisherTrainer
 
 __version__ = "0.1.0"
@@ -31,10 +31,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "CurvatureCallback":
-        from .integrations.callbacks import CurvatureCallback
-
-        return CurvatureCallback
     # The Trainer classes pull in half of transformers; whoever only steps an optimizer does not wait for that.
     if name in ("AdaFisherTrainer", "AdaFisherSeq2SeqTrainer"):
         from .integrations import trainer

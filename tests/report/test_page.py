@@ -132,6 +132,15 @@ def test_no_folder_is_one_line(tmp_path, capsys, name):
     assert not (tmp_path / "run/report.html").exists()
 
 
+@pytest.mark.parametrize(("argv", "status"), [([], 2), (["--help"], 0)])
+def test_usage(capsys, argv, status):
+    with pytest.raises(SystemExit) as caught:
+        main(["report", *argv])
+    assert caught.value.code == status
+    captured = capsys.readouterr()
+    assert "RUN_DIR" in captured.out + captured.err
+
+
 def test_without_matplotlib_the_extra_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["report", str(write_run(tmp_path))]) == 2

@@ -33,14 +33,14 @@ LIGHT = Theme(
     text="#24292f",
     grid="#d8dee4",
     unknown="#d8dee4",
-    series=("#1f6feb", "#d9480f", "#2b8a3e", "#9c36b5", "#b08900", "#0b7285"),
+    series=("#1f6feb", "#d9480f", "#2b8a3e", "#9c36b5", "#b08900", "#0b7285", "#c2255c", "#5c6770"),
 )
 DARK = Theme(
     background="#161b22",
     text="#d5dbe1",
     grid="#353c45",
     unknown="#424a54",
-    series=("#79b0ff", "#ff9f5a", "#6fd68a", "#dd8bf2", "#f2cf4a", "#6fd9e4"),
+    series=("#79b0ff", "#ff9f5a", "#6fd68a", "#dd8bf2", "#f2cf4a", "#6fd9e4", "#ff8fb3", "#aab4bf"),
 )
 
 LABEL, SMALL = 9, 8.5  # points
