@@ -300,6 +300,19 @@ REFUSED = {
     "mode": (dict(optim_args="mode=paper"), {}, "mode is paper, not calibrated"),
     "structure": (dict(optim_args="structure=kronecker"), {}, r"col_basis is .*, not there"),
     "diagonal": ({}, dict(optim_args=KRONECKER), r"col_basis is missing"),
+    # The optimizer has the checkpoint's value after this, its configuration (and what is written of it) the new one.
+    "damping": pytest.param(
+        {},
+        dict(optim_args="damping=0.5"),
+        "damping is 0.1, not 0.5",
+        marks=pytest.mark.xfail(reason="beta, beta2 and damping are taken from the checkpoint without a word"),
+    ),
+    "state_dtype": pytest.param(
+        {},
+        dict(optim_args="state_dtype=bfloat16"),
+        "exp_avg",
+        marks=pytest.mark.xfail(reason="the momentum stays in the dtype of the checkpoint without a word"),
+    ),
     "max_factor_dim": (
         dict(optim_args="structure=kronecker"),
         dict(optim_args="structure=kronecker,max_factor_dim=40"),

@@ -45,7 +45,7 @@ def resumable(wish: str | os.PathLike[str] | bool | None, folder: str | Path) ->
     if isinstance(wish, str | os.PathLike):
         path = Path(wish)
         if path.is_dir() and path.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-") and not is_complete(path):
-            raise ValueError(f"{_cut_short(path)}; {_instead(last_complete(path.parent))}")
+            raise ValueError(_cut_short(path, last_complete(path.parent)))
     return wish
 
 
@@ -55,9 +55,9 @@ def _last(folder: Path) -> str | bool:
         return True  # the Trainer says what is missing
     found = last_complete(folder)
     if found is None:
-        raise ValueError(f"{_cut_short(checkpoints[0])}; {_instead(None)}")
+        raise ValueError(_cut_short(checkpoints[0], None))
     if found != checkpoints[0]:
-        logger.warning("%s; going on from %s", _cut_short(checkpoints[0]), found)
+        logger.warning("%s was cut short while it was saved: going on from %s", checkpoints[0], found)
     return str(found)
 
 
@@ -71,11 +71,8 @@ def _step(checkpoint: Path) -> int:
     return int(number) if number.isdecimal() else -1
 
 
-def _cut_short(checkpoint: Path) -> str:
-    return f"{checkpoint} was cut short while it was saved (no readable trainer_state.json)"
-
-
-def _instead(previous: Path | None) -> str:
-    if previous is None:
-        return "there is no complete checkpoint beside it: start anew, without resume_from_checkpoint"
-    return f"resume from {previous}"
+def _cut_short(checkpoint: Path, previous: Path | None) -> str:
+    instead = "there is no complete checkpoint beside it: start anew, without resume_from_checkpoint"
+    if previous is not None:
+        instead = f"resume from {previous}"
+    return f"{checkpoint} was cut short while it was saved (no readable trainer_state.json); {instead}"
