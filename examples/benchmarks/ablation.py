@@ -23,6 +23,7 @@ from benchmarks.harness.arms import Arm, adafisherw
 from benchmarks.harness.journal import Journal
 from benchmarks.harness.problem import NewsProblem
 from benchmarks.harness.runner import Run, setting, train
+from benchmarks.harness.timing import time_arms
 from errors import plain_errors
 from tables import markdown
 
@@ -52,40 +53,41 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    table = measure(args.steps, args.lr, args.seeds, Journal(args.out / "runs.json"))
+    args.out.mkdir(parents=True, exist_ok=True)
+    table = measure(args.steps, args.lr, args.seeds, args.out)
     (args.out / "table.md").write_text(table)
     print(f"\n{table}")
 
 
-def measure(steps: int, lr: float, seeds: Sequence[int], journal: Journal) -> str:
-    problem = NewsProblem()
-    results: list[tuple[str, list[Run]]] = []
-    for change in CHANGES:
-        name = ", ".join(f"{key}={value}" for key, value in change.items()) or "the defaults"
-        arm = Arm(name, adafisherw, {"structure": "kronecker", **change})
-        runs = []
-        for seed in seeds:
-            run = partial(train, problem, arm, lr=lr, seed=seed, steps=steps, split="tune")
-            key = setting(problem, arm, lr=lr, seed=seed, steps=steps, split="tune")
-            runs.append(journal.run_once(key, run))
-            print(f"{name:24} seed {seed}  loss {runs[-1].loss:.4f}  {runs[-1].step_ms:.0f} ms / step", flush=True)
-        results.append((name, runs))
-    rows = [[name, *_cells(runs, results[0][1])] for name, runs in results]
-    header = [
-        "change",
-        f"tuning loss at {steps} steps",
-        "against the defaults",
-        "time / step",
-        "state bytes / parameter",
-    ]
-    note = f"lr {lr:g}, seeds {', '.join(map(str, seeds))}; time is relative to the defaults."
+def measure(steps: int, lr: float, seeds: Sequence[int], out: Path) -> str:
+    problem, journal = NewsProblem(), Journal(out / "runs.json")
+    arms = [Arm(_name(change), adafisherw, {"structure": "kronecker", **change}) for change in CHANGES]
+    results = [[_run(problem, journal, arm, lr, seed, steps) for seed in seeds] for arm in arms]
+    clocks = time_arms(problem, arms, {arm.name: lr for arm in arms}, out / "timing.json")
+    rows = []
+    for arm, runs in zip(arms, results, strict=True):
+        loss, base = (sum(run.loss for run in some) / len(some) for some in (runs, results[0]))
+        clock, default = clocks[arm.name], clocks[arms[0].name]
+        time = f"× {clock.seconds(steps) / default.seconds(steps):.2f} ({clock.steady / default.steady:.2f})"
+        state = f"{runs[0].state_bytes_per_parameter:.2f}"
+        rows.append([arm.name, f"{loss:.3f}", f"{loss - base:+.3f}", time, state])
+    header = ["change", f"tuning loss at {steps} steps", "against the defaults", "time", "state bytes / parameter"]
+    note = (
+        f"lr {lr:g}, seeds {', '.join(map(str, seeds))}. Time is that of the whole run relative to the defaults, taken "
+        "by turns; in brackets that of a step after the dense warm-up."
+    )
     return f"{markdown(header, rows)}\n\n{note}\n"
 
 
-def _cells(runs: Sequence[Run], defaults: Sequence[Run]) -> list[str]:
-    loss, base = (sum(run.loss for run in some) / len(some) for some in (runs, defaults))
-    time = sum(run.step_ms for run in runs) / sum(run.step_ms for run in defaults)
-    return [f"{loss:.3f}", f"{loss - base:+.3f}", f"× {time:.2f}", f"{runs[0].state_bytes_per_parameter:.2f}"]
+def _name(change: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in change.items()) or "the defaults"
+
+
+def _run(problem: NewsProblem, journal: Journal, arm: Arm, lr: float, seed: int, steps: int) -> Run:
+    run = partial(train, problem, arm, lr=lr, seed=seed, steps=steps, split="tune")
+    finished = journal.run_once(setting(problem, arm, lr=lr, seed=seed, steps=steps, split="tune"), run)
+    print(f"{arm.name:24} seed {seed}  loss {finished.loss:.4f}", flush=True)
+    return finished
 
 
 if __name__ == "__main__":

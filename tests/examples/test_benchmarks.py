@@ -279,7 +279,8 @@ def test_ablation_changes_one_option_at_a_time(tmp_path, monkeypatch):
         return original(problem, arm, **settings)
 
     monkeypatch.setattr(ablation, "train", recorded)
-    table = ablation.measure(4, 1e-2, [0], Journal(tmp_path / "runs.json"))
+    monkeypatch.setattr(timing, "STEPS", 2)
+    table = ablation.measure(4, 1e-2, [0], tmp_path)
     assert [knobs.pop("structure") for knobs in built] == ["kronecker"] * len(ablation.CHANGES)
     assert all(len(knobs) == 1 for knobs in built[1:]) and not built[0]
-    assert "| the defaults |" in table and "| +0.000 | × 1.00 |" in table
+    assert "| the defaults |" in table and "| +0.000 | × 1.00 (1.00) |" in table
