@@ -23,6 +23,7 @@ from benchmarks.harness.runner import Run, Training, train, warmup_then_cosine
 from benchmarks.harness.timing import Timing, time_arms
 from benchmarks.harness.tuning import ABOVE, BELOW, GRID, best, tune
 from benchmarks.pretrain import TUNING_SEED, Benchmark
+from benchmarks.rounding import round_by_chance
 from errors import InputError
 from tests.models import llama
 
@@ -284,3 +285,10 @@ def test_ablation_changes_one_option_at_a_time(tmp_path, monkeypatch):
     assert [knobs.pop("structure") for knobs in built] == ["kronecker"] * len(ablation.CHANGES)
     assert all(len(knobs) == 1 for knobs in built[1:]) and not built[0]
     assert "| the defaults |" in table and "| +0.000 | × 1.00 (1.00) |" in table
+
+
+def test_rounding_by_chance_is_right_on_average():
+    exact = torch.full((20_000,), 1.0 + 2.0**-9)  # a quarter of the way from 1 to its neighbour
+    rounded = round_by_chance(exact)
+    assert set(rounded.tolist()) == {1.0, 1.0 + 2.0**-7}
+    assert rounded.float().mean().item() == pytest.approx(exact[0].item(), abs=1e-4)
