@@ -44,7 +44,7 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         network: the same as ``model``, under a name that ``Trainer.create_optimizer`` does not claim for itself.
         process_group: the ranks that train this model together; by default all.
         weight_decay: κ. AdaFisher adds ``κ θ`` to the gradient (calibrated: ``κ θ σ``), AdaFisherW decays θ directly.
-        knobs: the fields of :class:`AdaFisherConfig`.
+        knobs: the fields of ``AdaFisherConfig``.
 
     Raises:
         ValueError: no model, nothing trainable, a parameter that the model does not own, sparse embeddings, complex

@@ -68,7 +68,7 @@ def summarize(optimizer: AdaFisher) -> dict[str, dict[str, float]]:
 
 
 def summarize_rows(optimizer: AdaFisher, rows: Iterable[ParameterSummary]) -> dict[str, dict[str, float]]:
-    """The same from the rows of :func:`by_parameter`."""
+    """The same from the rows of ``by_parameter``."""
     kinds: dict[str, list[ParameterSummary]] = defaultdict(list)
     for row in rows:
         kinds[row.kind].append(row)

@@ -39,7 +39,7 @@ class CurvatureCallback(TrainerCallback):
     - ``curvature/<kind of layer>/<mean | log_spread | update_ratio>``, also in the console and ``trainer_state.json``;
     - ``curvature/<parameter>/<mean | log_spread | update_ratio>``, hundreds of series: only there.
 
-    ``output_dir`` gets ``curvature.jsonl`` (see :mod:`adafisher_hf.curvature_log`), ``coverage.json`` and
+    ``output_dir`` gets ``curvature.jsonl`` (see ``adafisher_hf.curvature_log``), ``coverage.json`` and
     ``adafisher_config.json``: with ``trainer_state.json``, what ``adafisher-hf report`` reads. A run that resumes from
     step N drops the lines of later steps. With another optimizer there is one warning and nothing else.
     """

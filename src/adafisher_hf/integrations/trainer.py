@@ -40,7 +40,7 @@ class AdaFisherTrainer(Trainer):
 
 
 class AdaFisherSeq2SeqTrainer(AdaFisherTrainer, Seq2SeqTrainer):
-    """A Seq2SeqTrainer with the additions of :class:`AdaFisherTrainer`."""
+    """A Seq2SeqTrainer with the additions of ``AdaFisherTrainer``."""
 
 
 class _TrainBegin(TrainerCallback):
