@@ -16,6 +16,7 @@ from adafisher_hf.integrations.callbacks import COVERAGE_NAME
 from adafisher_hf.summary import ParameterSummary, by_parameter
 from tests.integrations.test_trainer import arguments, assert_same, data, weights
 from tests.models import llama
+from training import train_and_evaluate
 
 FILE = curvature_log.FILE_NAME
 
@@ -163,6 +164,14 @@ def test_only_the_main_process_writes(tmp_path, caplog):
         callback.on_train_begin(args, state, None, optimizer=optimizer)
         callback.on_log(args, state, None, logs={"loss": 1.0})
     assert list(tmp_path.iterdir()) == [] and not caplog.records
+
+
+@pytest.mark.parametrize("optim", ["adafisherw", "adamw_torch"])
+def test_the_examples_add_it_to_runs_with_adafisher(tmp_path, caplog, optim):
+    args = arguments(tmp_path, optim=optim, optim_args=None, do_train=True)
+    train_and_evaluate(Trainer(llama(), args, train_dataset=data()))
+    assert (tmp_path / FILE).exists() == (optim == "adafisherw")
+    assert "CurvatureCallback" not in caplog.text
 
 
 def test_what_is_not_finite_is_null(tmp_path):
