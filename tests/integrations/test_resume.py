@@ -10,6 +10,7 @@ import signal
 import time
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from torch import nn
@@ -100,6 +101,21 @@ def test_a_dtype_change_of_nothing_changes_nothing(tmp_path):
         ends += [result(trainer), result(again)]
     for end in ends[1:]:
         assert_same(ends[0], end)
+
+
+@pytest.mark.parametrize("optim_args", [DIAGONAL, KRONECKER], ids=["diagonal", "kronecker"])
+def test_resumed_adapters_end_in_the_same_bits(tmp_path, optim_args):
+    """The checkpoint holds the adapters alone."""
+
+    def adapted():
+        config = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+        return peft.get_peft_model(llama(), config)
+
+    whole, resumed = (trainer_of(tmp_path, adapted(), optim_args=optim_args) for _ in range(2))
+    whole.train()
+    assert (tmp_path / "checkpoint-3/adapter_model.safetensors").exists()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert_same(result(whole), result(resumed))
 
 
 def killed_in_a_save(folder, file):
