@@ -8,7 +8,7 @@ import pickle
 import warnings
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from adafisher_hf.config import CONFIG_NAME, MODES, AdaFisherConfig, Interval, knob_help
@@ -62,8 +62,12 @@ def test_resolved_keeps_what_was_set(mode):
 
 
 @given(configs())
+@example(AdaFisherConfig(damping=1e-07, beta=0.1 + 0.2, beta2=1 - 2**-53, gamma=5e-324, max_factor_dim=10**20))
 def test_optim_args_round_trip(config):
-    assert AdaFisherConfig.from_optim_args(config.to_optim_args()) == config
+    for text in (config.to_optim_args(), config.to_optim_args(explicit=True)):
+        assert AdaFisherConfig.from_optim_args(text) == config
+    assert AdaFisherConfig.from_optim_args(text).to_optim_args(explicit=True) == text
+    assert set(KNOBS) == {pair.partition("=")[0] for pair in text.split(",")}
 
 
 @given(configs())
@@ -214,12 +218,21 @@ def test_the_file_says_its_version_and_every_knob(tmp_path):
 
 
 def test_keys_of_a_newer_version_are_kept_with_a_warning(tmp_path):
-    (tmp_path / CONFIG_NAME).write_text('{"version": 9, "gamma": 0.5, "phase": "new"}')
-    with pytest.warns(UserWarning, match="does not know: phase"):
+    (tmp_path / CONFIG_NAME).write_text('{"version": 9, "gamma": 0.5, "phase": {"of": "moon"}}')
+    with pytest.warns(UserWarning, match="version 9, newer than 1: upgrade adafisher_hf; it .* does not know: phase"):
         config = AdaFisherConfig.from_pretrained(tmp_path)
     assert config == AdaFisherConfig(gamma=0.5)
     config.resolved().save_pretrained(tmp_path / "again")
-    assert json.loads((tmp_path / "again" / CONFIG_NAME).read_text())["phase"] == "new"
+    content = json.loads((tmp_path / "again" / CONFIG_NAME).read_text())
+    assert (content["version"], content["phase"]) == (9, {"of": "moon"})
+    with pytest.warns(UserWarning, match="does not know: phase"):
+        AdaFisherConfig.from_optim_args(f"config={tmp_path / 'again'}")
+
+
+def test_a_newer_version_without_unknown_keys_warns_too(tmp_path):
+    (tmp_path / CONFIG_NAME).write_text('{"version": 2, "gamma": 0.5}')
+    with pytest.warns(UserWarning, match=r"version 2, newer than 1: upgrade adafisher_hf$"):
+        AdaFisherConfig.from_pretrained(tmp_path)
 
 
 def test_a_file_of_this_version_warns_of_nothing(tmp_path):
@@ -234,6 +247,14 @@ def test_a_file_of_this_version_warns_of_nothing(tmp_path):
     [
         ('{"gamma": "high"}', TypeError, "gamma must be a number"),
         ('{"gamma": 3}', ValueError, "gamma must be a number"),
+        ('{"gamma": NaN}', ValueError, "gamma must be a number"),
+        ('{"update_interval": 2.5}', TypeError, "update_interval must be an integer"),
+        ('{"mode": null}', TypeError, "mode must be one of"),
+        ('{"version": "1"}', TypeError, "version must be an integer"),
+        ('{"version": true}', TypeError, "version must be an integer"),
+        ('{"gamma": 0.5', ValueError, "is not valid JSON"),
+        ("\x00\x01", ValueError, "is not valid JSON"),
+        ("", ValueError, "is not valid JSON"),
         ("[1]", TypeError, "must hold a JSON object, got list"),
         ("gamma: 3", ValueError, "is not valid JSON"),
     ],
@@ -259,27 +280,32 @@ def test_save_into_a_file_is_refused(tmp_path):
         AdaFisherConfig().save_pretrained(file)
 
 
-def test_push_to_hub_uploads_the_file(tmp_path, monkeypatch):
-    import huggingface_hub
+@pytest.mark.parametrize("place", ["nowhere", "./USER/REPO", "../USER/REPO", "/USER/REPO", "a/b/c", "~/b"])
+def test_what_cannot_be_a_repository_is_not_looked_for_on_the_hub(place):
+    with pytest.raises(FileNotFoundError, match="give a folder that holds an adafisher_config.json, or USER/REPO"):
+        AdaFisherConfig.from_pretrained(place)
 
-    uploads = []
 
-    class FakeApi:
-        def __init__(self, token):
-            self.token = token
+def test_offline_the_message_says_what_to_do(tmp_path):
+    message = "no such folder here, it is not in the cache, and the Hub must not be asked .* load it once with a conn"
+    with pytest.raises(FileNotFoundError, match=message):
+        AdaFisherConfig.from_optim_args("config=user/repo@v1")
+    with pytest.raises(FileNotFoundError, match=message):
+        AdaFisherConfig.from_pretrained("user/repo", cache_dir=tmp_path, local_files_only=True)
+    with pytest.raises(ConnectionError, match="not pushed to 'user/repo': HF_HUB_OFFLINE=1 is set: unset it, then"):
+        AdaFisherConfig().save_pretrained(tmp_path, push_to_hub=True, repo_id="user/repo")
+    assert AdaFisherConfig.from_pretrained(tmp_path) == AdaFisherConfig()  # what was saved is there
 
-        def create_repo(self, repo_id, **options):
-            assert options == {"private": True, "exist_ok": True}
-            return type("RepoUrl", (), {"repo_id": f"user/{repo_id}"})
 
-        def upload_file(self, **options):
-            uploads.append((self.token, options["repo_id"], options["path_in_repo"], options["path_or_fileobj"]))
-            return type("CommitInfo", (), {"commit_url": "url"})
+def test_subfolder_of_a_folder(tmp_path):
+    AdaFisherConfig(gamma=0.5).save_pretrained(tmp_path / "checkpoint-3")
+    assert AdaFisherConfig.from_pretrained(tmp_path, subfolder="checkpoint-3").gamma == 0.5
 
-    monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
-    folder = tmp_path / "my-config"
-    AdaFisherConfig(gamma=0.5).save_pretrained(folder, push_to_hub=True, private=True, token="secret")
-    assert uploads == [("secret", "user/my-config", CONFIG_NAME, (folder / CONFIG_NAME).read_bytes())]
+
+def test_a_folder_with_an_at_sign_is_no_revision(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    AdaFisherConfig(gamma=0.5).save_pretrained("user/run@v1")
+    assert AdaFisherConfig.from_optim_args("config=user/run@v1").gamma == 0.5
 
 
 def test_help_speaks_of_every_knob():

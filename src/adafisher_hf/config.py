@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import functools
 import json
-import math
-import numbers
 import os
 import types
-import typing
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+from . import optim_args as strings
+from .knobs import Interval, checked, did_you_mean, help_of, knob, knobs_of
 
 CONFIG_NAME = "adafisher_config.json"
 FORMAT_VERSION = 1
@@ -36,29 +34,6 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("reference", "diagonal"): PUBLISHED,
 }
 
-TRAINER_ARGUMENTS = {"lr": "learning_rate", "learning_rate": "learning_rate", "weight_decay": "weight_decay"}
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A range of numbers; ``low`` belongs to it unless ``open_low``, a finite ``high`` never does."""
-
-    low: float
-    high: float = math.inf
-    open_low: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        return (self.low < value if self.open_low else self.low <= value) and value < self.high
-
-    def __str__(self) -> str:
-        if self.high < math.inf:
-            return f"in {'(' if self.open_low else '['}{self.low}, {self.high})"
-        return f"{'>' if self.open_low else '>='} {self.low}"
-
-
-def _knob(default: Any, allowed: Interval | tuple[str, ...], help: str) -> Any:
-    return field(default=default, metadata={"allowed": allowed, "help": help})
-
 
 @dataclass(frozen=True, kw_only=True)
 class AdaFisherConfig:
@@ -71,62 +46,60 @@ class AdaFisherConfig:
         ValueError: a value out of range, or an unknown choice.
     """
 
-    beta: float = _knob(
-        0.9, Interval(0, 1), "decay of the momentum; the Trainer gives adam_beta1 unless it is set here"
-    )
-    mode: str = _knob(
+    beta: float = knob(0.9, Interval(0, 1), "decay of the momentum; the Trainer gives adam_beta1 unless it is set here")
+    mode: str = knob(
         "calibrated",
         MODES,
         "calibrated: scale-free, AdamW's learning rates; paper: eq. 3-4; reference: the authors' code",
     )
-    damping: float | None = _knob(
+    damping: float | None = knob(
         None,
         Interval(0, open_low=True),
         "calibrated: multiple τ of the mean curvature (0.1, kronecker 0.3); paper, reference: the constant λ (0.001)",
     )
-    beta2: float = _knob(0.95, Interval(0, 1), "decay of the gradient scale σ (calibrated only)")
-    gamma: float | None = _knob(
+    beta2: float = knob(0.95, Interval(0, 1), "decay of the gradient scale σ (calibrated only)")
+    gamma: float | None = knob(
         None,
         Interval(0, 1),
         "decay of the curvature factors a refresh (calibrated: 0.95 in the dense warm-up, then 0.8; else 0.8)",
     )
-    update_interval: int = _knob(10, Interval(1), "steps between two refreshes of the curvature")
-    update_warmup: int | None = _knob(
+    update_interval: int = knob(10, Interval(1), "steps between two refreshes of the curvature")
+    update_warmup: int | None = knob(
         None, Interval(0), "refresh at every step for so many steps first (calibrated: 100; else 0)"
     )
-    structure: str = _knob(
+    structure: str = knob(
         "diagonal", STRUCTURES, "diagonal: two vectors a weight; kronecker: full factors in their eigenbasis"
     )
-    max_factor_dim: int = _knob(
+    max_factor_dim: int = knob(
         1024, Interval(1), "kronecker: a side of a weight longer than this keeps a diagonal factor"
     )
-    basis_interval: int = _knob(10, Interval(1), "kronecker: refreshes between two eigenbases of a parameter")
-    second_moment: str = _knob(
+    basis_interval: int = knob(10, Interval(1), "kronecker: refreshes between two eigenbases of a parameter")
+    second_moment: str = knob(
         "factors",
         SECOND_MOMENTS,
         "kronecker: curvature in the basis from the factors' eigenvalues, or an EMA of the squared rotated gradient",
     )
-    token_stride: int | None = _knob(
+    token_stride: int | None = knob(
         None, Interval(1), "take the statistics of every so many tokens of a sequence (diagonal: 1; kronecker: 4)"
     )
-    state_dtype: str = _knob(
+    state_dtype: str = knob(
         "float32",
         STATE_DTYPES,
         "of the momentum (float64 for float64 parameters if float32 is asked for); all else is float32 at least",
     )
-    rounding: str = _knob(
+    rounding: str = knob(
         "kahan",
         ROUNDINGS,
         "of half-precision weights: kahan keeps what rounding cuts off in one more half-precision buffer",
     )
-    kernel: str = _knob("auto", KERNELS, "implementation of the update")
+    kernel: str = knob("auto", KERNELS, "implementation of the update")
 
     # Keys of a newer version, so that a load and a save lose nothing.
     _unknown: ClassVar[Mapping[str, Any]] = types.MappingProxyType({})
 
     def __post_init__(self) -> None:
-        for knob in dataclasses.fields(self):
-            object.__setattr__(self, knob.name, _checked(knob, getattr(self, knob.name)))
+        for name in knobs_of(AdaFisherConfig):
+            object.__setattr__(self, name, checked(AdaFisherConfig, name, getattr(self, name)))
         if self.structure == "kronecker" and self.mode != "calibrated":
             raise ValueError(f"structure='kronecker' needs mode='calibrated', got mode={self.mode!r}")
 
@@ -139,8 +112,8 @@ class AdaFisherConfig:
             ValueError: a value out of range.
         """
         for name in knobs:
-            if name not in _knobs():
-                raise TypeError(f"unknown argument {name!r}{_did_you_mean(name, _knobs())}")
+            if name not in knobs_of(cls):
+                raise TypeError(f"unknown argument {name!r}{did_you_mean(name, knobs_of(cls))}")
         return cls(**knobs)
 
     def resolved(self) -> AdaFisherConfig:
@@ -156,8 +129,9 @@ class AdaFisherConfig:
     def from_optim_args(cls, optim_args: str | None, *, defaults: Mapping[str, Any] | None = None) -> AdaFisherConfig:
         """Reads ``TrainingArguments.optim_args``: ``"damping=0.1,update_interval=10"``.
 
-        ``config=PATH`` (a file, or a folder that holds ``adafisher_config.json``) is read first, wherever it stands;
-        the other keys override it. Values are written as in Python, and None as ``none``.
+        ``config=PATH`` (a file, or a folder that holds ``adafisher_config.json``) or ``config=USER/REPO`` (on the Hub,
+        at a branch, tag or commit with ``config=USER/REPO@REVISION``) is read first, wherever it stands; the other keys
+        override it. Values are written as in Python, and None as ``none``.
 
         Args:
             optim_args: the string; None and "" stand for the defaults.
@@ -167,26 +141,25 @@ class AdaFisherConfig:
             TypeError: ``optim_args`` is no string, or the config has a value of the wrong type.
             ValueError: an unknown key, a malformed pair, a key given twice, a value that does not fit its knob, a
                 learning rate or a weight decay (they belong into TrainingArguments), or an invalid config.
-            FileNotFoundError: no config at PATH.
+            OSError: the config cannot be had, as in :meth:`from_pretrained`.
         """
-        if not isinstance(optim_args, str | None):
-            raise TypeError(f"optim_args must be a string such as 'gamma=0.9,damping=0.1', got {optim_args!r}")
-        pairs = _split_pairs(optim_args or "")
-        path = pairs.pop("config", None)
-        values = {key: _parse(_known_knob(key), text) for key, text in pairs.items()}
-        if path is None:
+        values, source = strings.read(optim_args, cls)
+        if source is None:
             return cls(**{**(defaults or {}), **values})
-        base = cls.from_pretrained(path)
+        from .integrations import hub
+
+        place, revision = hub.split_revision(source)
+        base = cls.from_pretrained(place, revision=revision)
         return base._unresolved(values)._with(values)
 
-    def to_optim_args(self) -> str:
-        """The string that ``from_optim_args`` reads back as this config; only what differs from the defaults."""
-        changed = {
-            knob.name: getattr(self, knob.name)
-            for knob in dataclasses.fields(self)
-            if getattr(self, knob.name) != knob.default
-        }
-        return ",".join(f"{key}={'none' if value is None else value}" for key, value in changed.items())
+    def to_optim_args(self, *, explicit: bool = False) -> str:
+        """The string that ``from_optim_args`` reads back as this config.
+
+        Args:
+            explicit: name every knob, not only those that differ from the defaults.
+        """
+        knobs = knobs_of(type(self))
+        return strings.write({k: v for k, v in self.to_dict().items() if explicit or v != knobs[k].default})
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, *, push_to_hub: bool = False, **hub_options: Any
@@ -210,61 +183,93 @@ class AdaFisherConfig:
             self.push_to_hub(hub_options.pop("repo_id", folder.resolve().name), **hub_options)
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike) -> AdaFisherConfig:
-        """Reads what ``save_pretrained`` wrote. Keys that this version does not know are kept, with a warning.
+    def from_pretrained(
+        cls,
+        path_or_repo_id: str | os.PathLike,
+        *,
+        revision: str | None = None,
+        token: bool | str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        subfolder: str = "",
+    ) -> AdaFisherConfig:
+        """Reads what ``save_pretrained`` or ``push_to_hub`` wrote.
+
+        Keys that this version does not know are kept, also by the next save, with a warning.
 
         Args:
-            path: the folder, or the file itself.
+            path_or_repo_id: a folder, the file itself, or a model repository of the Hub as USER/REPO.
+            revision: branch, tag or commit of the repository; None: its main branch.
+            token: of a private repository; None and True: that of ``hf auth login`` or HF_TOKEN; False: none.
+            cache_dir: where downloads are kept; None: the cache of huggingface_hub.
+            local_files_only: ask the cache only, as HF_HUB_OFFLINE=1 does for a whole process.
+            force_download: download again what is in the cache.
+            subfolder: of the folder or repository, where the file is.
 
         Raises:
-            FileNotFoundError: nothing there.
+            FileNotFoundError: no file there, no such repository or revision, or it is not in the cache when offline.
+            PermissionError: the repository is gated, or the token was refused.
+            ConnectionError: the Hub cannot be reached, and the file is not in the cache.
             TypeError: no JSON object, or a value of the wrong type.
             ValueError: no JSON, or a value out of range.
         """
-        file = Path(path)
-        file = file / CONFIG_NAME if file.is_dir() else file
-        if not file.is_file():
-            raise FileNotFoundError(f"no AdaFisher config at {str(file)!r}: give a folder that holds a {CONFIG_NAME}")
-        content = _read_json_object(file)
-        content.pop("version", None)
-        unknown = {key: content.pop(key) for key in list(content) if key not in _knobs()}
-        if unknown:
-            warnings.warn(
-                f"{file} has keys that this version of adafisher_hf does not know: {_listed(unknown)}", stacklevel=2
-            )
+        from .integrations import hub
+
+        file = hub.locate(
+            path_or_repo_id,
+            CONFIG_NAME,
+            subfolder=subfolder,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
         try:
-            config = cls(**content)
+            return cls._from_json(file.read_text(encoding="utf-8"), name=str(file))
         except (TypeError, ValueError) as error:
             raise type(error)(f"{file}: {error}") from None
-        return config._with({}, unknown)
 
     def push_to_hub(
         self,
         repo_id: str,
         *,
-        commit_message: str = "Upload AdaFisher config",
+        commit_message: str | None = None,
+        commit_description: str | None = None,
         private: bool | None = None,
         token: bool | str | None = None,
         revision: str | None = None,
         create_pr: bool = False,
+        max_shard_size: int | str | None = "50GB",
+        tags: list[str] | None = None,
     ) -> str:
         """Uploads ``adafisher_config.json`` to a model repository of the Hub, made if it does not exist.
 
-        Returns:
-            The address of the commit.
-        """
-        from huggingface_hub import HfApi
+        Arguments and effect are those of transformers' ``PushToHubMixin``: a repository without a model card gets an
+        empty one, ``tags`` are added to the card, and ``max_shard_size`` is of no use for a file this small.
 
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        return api.upload_file(
-            path_or_fileobj=self._to_json().encode(),
-            path_in_repo=CONFIG_NAME,
-            repo_id=repo_id,
+        Returns:
+            The address of the commit, a ``huggingface_hub.CommitInfo``.
+
+        Raises:
+            PermissionError: the Hub refused the token.
+            ConnectionError: the upload failed otherwise; what the repository held before is unchanged.
+        """
+        from .integrations import hub
+
+        return hub.push(
+            self,
+            repo_id,
             commit_message=commit_message,
+            commit_description=commit_description,
+            private=private,
+            token=token,
             revision=revision,
             create_pr=create_pr,
-        ).commit_url
+            max_shard_size=max_shard_size,
+            tags=tags,
+        )
 
     def _with(self, changes: Mapping[str, Any], unknown: Mapping[str, Any] | None = None) -> AdaFisherConfig:
         changed = dataclasses.replace(self, **changes)
@@ -278,103 +283,37 @@ class AdaFisherConfig:
         stale = DEFAULTS[self.mode, self.structure]
         return self._with({key: None for key, value in stale.items() if getattr(self, key) == value})
 
+    @classmethod
+    def _from_json(cls, text: str, *, name: str) -> AdaFisherConfig:
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"the content is not valid JSON: {error}") from None
+        if not isinstance(content, dict):
+            raise TypeError(f"the file must hold a JSON object, got {type(content).__name__}")
+        unknown = {key: content.pop(key) for key in list(content) if key not in knobs_of(cls)}
+        version = unknown.pop("version", FORMAT_VERSION)
+        if isinstance(version, bool) or not isinstance(version, int):
+            raise TypeError(f"version must be an integer, got {version!r}")
+        config = cls(**content)
+        if version > FORMAT_VERSION or unknown:
+            warnings.warn(_newer(name, version, unknown), stacklevel=3)
+        # What is kept of a newer format is still of that format.
+        return config._with({}, {**({"version": version} if version > FORMAT_VERSION else {}), **unknown})
+
     def _to_json(self) -> str:
         content = {"version": FORMAT_VERSION, **self.to_dict(), **self._unknown}
         return json.dumps(content, indent=2) + "\n"
 
 
+def _newer(name: str, version: int, unknown: Mapping[str, Any]) -> str:
+    keys = f"has keys that this version of adafisher_hf does not know: {', '.join(unknown)} (kept, without effect)"
+    if version > FORMAT_VERSION:
+        found = f"{name} is of format version {version}, newer than {FORMAT_VERSION}: upgrade adafisher_hf"
+        return f"{found}; it {keys}" if unknown else found
+    return f"{name} {keys}"
+
+
 def knob_help() -> str:
     """All knobs, one paragraph each: what ``--help`` prints and the documentation shows."""
-    return "\n".join(
-        f"  {knob.name} = {knob.default}  ({_allowed_text(knob)})\n      {knob.metadata['help']}"
-        for knob in _knobs().values()
-    )
-
-
-@functools.cache
-def _knobs() -> dict[str, dataclasses.Field]:
-    return {knob.name: knob for knob in dataclasses.fields(AdaFisherConfig)}
-
-
-@functools.cache
-def _types() -> dict[str, tuple[type, ...]]:
-    """The types of each knob, by its name: ``(float, NoneType)``."""
-    hints = typing.get_type_hints(AdaFisherConfig)
-    return {name: typing.get_args(hint) or (hint,) for name, hint in hints.items()}
-
-
-def _allowed_text(knob: dataclasses.Field) -> str:
-    allowed = knob.metadata["allowed"]
-    if isinstance(allowed, tuple):
-        return "one of " + ", ".join(map(repr, allowed))
-    noun = "an integer" if int in _types()[knob.name] else "a number"
-    return f"{noun} {allowed}" + (", or none" if types.NoneType in _types()[knob.name] else "")
-
-
-def _checked(knob: dataclasses.Field, value: Any) -> Any:
-    """The value as the type of its knob."""
-    allowed, kinds = knob.metadata["allowed"], _types()[knob.name]
-    complaint = f"{knob.name} must be {_allowed_text(knob)}, got {value!r}"
-    if value is None and types.NoneType in kinds:
-        return None
-    if str in kinds:
-        if not isinstance(value, str):
-            raise TypeError(complaint)
-    elif isinstance(value, bool) or not isinstance(value, numbers.Integral if int in kinds else numbers.Real):
-        raise TypeError(complaint)
-    else:
-        value = kinds[0](value)
-    if value not in allowed:
-        raise ValueError(complaint)
-    return value
-
-
-def _split_pairs(text: str) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for pair in text.split(",") if text.strip() else ():
-        key, equals, value = (part.strip() for part in pair.partition("="))
-        # A path may hold a "=" itself, a number may not.
-        if not (key and equals and value) or ("=" in value and key != "config"):
-            raise ValueError(f"malformed optim_args pair {pair.strip()!r}: write key=value, with commas between pairs")
-        if key in pairs:
-            raise ValueError(f"optim_args key {key!r} is given twice")
-        pairs[key] = value
-    return pairs
-
-
-def _known_knob(key: str) -> dataclasses.Field:
-    if key in TRAINER_ARGUMENTS:
-        raise ValueError(f"optim_args cannot set {key!r}: use TrainingArguments.{TRAINER_ARGUMENTS[key]}")
-    if key not in _knobs():
-        valid = [*_knobs(), "config"]
-        raise ValueError(f"unknown optim_args key {key!r}{_did_you_mean(key, valid)} (valid keys: {_listed(valid)})")
-    return _knobs()[key]
-
-
-def _did_you_mean(name: str, valid: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(valid), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
-
-
-def _parse(knob: dataclasses.Field, text: str) -> Any:
-    kinds = _types()[knob.name]
-    if types.NoneType in kinds and text.lower() == "none":
-        return None
-    try:
-        return _checked(knob, kinds[0](text))
-    except ValueError:
-        raise ValueError(f"optim_args: {knob.name} must be {_allowed_text(knob)}, got {text!r}") from None
-
-
-def _read_json_object(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise TypeError(f"{file} must hold a JSON object, got {type(content).__name__}")
-    return content
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(names)
+    return help_of(AdaFisherConfig)

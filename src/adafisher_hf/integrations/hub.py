@@ -1,0 +1,159 @@
+"""Where the file of a config is found (a folder, the Hub, its cache), and how it gets to the Hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers.utils.hub import PushToHubMixin
+
+if TYPE_CHECKING:
+    from ..config import AdaFisherConfig
+
+# httpx's, or that of the library which huggingface_hub has put in its place.
+HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
+
+REPO_ID = re.compile(r"[^\W_][\w.-]*/\w[\w.-]*")
+LOG_IN = "log in (hf auth login, or HF_TOKEN in the environment)"
+
+
+def split_revision(source: str) -> tuple[str, str | None]:
+    """``USER/REPO@REVISION`` in two; what exists as a file or folder is left whole."""
+    if Path(source).exists():
+        return source, None
+    place, _, revision = source.partition("@")
+    return place, revision or None
+
+
+def locate(place: str | os.PathLike, filename: str, *, subfolder: str = "", **options: Any) -> Path:
+    """The local path of a file that is in a folder or in a repository of the Hub.
+
+    Args:
+        place: the folder, the file itself, or USER/REPO.
+        options: those of ``huggingface_hub.hf_hub_download``; without effect on what is local.
+
+    Raises:
+        FileNotFoundError, PermissionError, ConnectionError: it cannot be had; the message says what to do.
+    """
+    path = Path(place)
+    file = path if path.is_file() else path / subfolder / filename
+    if file.is_file():
+        return file
+    if path.is_dir() or not (isinstance(place, str) and REPO_ID.fullmatch(place)):
+        raise FileNotFoundError(
+            f"no AdaFisher config at {str(file)!r}: give a folder that holds an {filename}, or USER/REPO on the Hub"
+        )
+    return _download(str(place), filename, subfolder=subfolder or None, **options)
+
+
+def push(config: AdaFisherConfig, repo_id: str, **options: Any) -> str:
+    """Uploads a config; ``options`` are those of transformers' ``PushToHubMixin.push_to_hub``.
+
+    Raises:
+        PermissionError, ConnectionError: it did not work; the message says what to do.
+    """
+    with explained(f"the config was not pushed to {repo_id!r}", "call push_to_hub again"):
+        return _PushableConfig(config).push_to_hub(repo_id, **options)
+
+
+@contextmanager
+def explained(what: str, remedy: str) -> Iterator[None]:
+    """Turns the many errors of an upload into one that says what happened and what to do.
+
+    Args:
+        what: has happened, as the start of a sentence.
+        remedy: what to do when the Hub answers again.
+
+    Raises:
+        PermissionError: the Hub refused the token.
+        ConnectionError: anything else that went wrong between here and the Hub.
+    """
+    try:
+        yield
+    except (HTTPError, OSError, RuntimeError) as error:
+        cause = _http_error(error)
+        if cause is None:
+            raise
+        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+        if status in (401, 403):
+            raise PermissionError(
+                f"{what}: the Hub refused the token (HTTP {status}): {LOG_IN} with a token that may write there, then "
+                f"{remedy}"
+            ) from error
+        if isinstance(cause, OfflineModeIsEnabled):
+            raise ConnectionError(f"{what}: HF_HUB_OFFLINE=1 is set: unset it, then {remedy}") from error
+        reason = f"HTTP {status}" if status else f"{type(cause).__name__}: {cause}"
+        raise ConnectionError(f"{what}: {constants.ENDPOINT} failed ({reason}). When it answers, {remedy}") from error
+
+
+class _PushableConfig(PushToHubMixin):
+    def __init__(self, config: AdaFisherConfig) -> None:
+        self.config = config
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **options: Any) -> None:
+        self.config.save_pretrained(save_directory)
+
+
+def _download(repo_id: str, filename: str, **options: Any) -> Path:
+    name = f"no AdaFisher config from {repo_id!r}"
+    local = f"or give a folder that holds an {filename}"
+    try:
+        return Path(hf_hub_download(repo_id, filename, **options))
+    except GatedRepoError as error:
+        address = f"{constants.ENDPOINT}/{repo_id}"
+        raise PermissionError(f"{name}: the repository is gated: ask for access at {address} and {LOG_IN}") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"{name}: there is no such folder here and no such repository on the Hub, or it is private: check the "
+            f"name, {LOG_IN}, {local}"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise FileNotFoundError(f"{name}: it has no branch, tag or commit {options['revision']!r}") from error
+    except LocalEntryNotFoundError as error:
+        if options.get("local_files_only") or constants.HF_HUB_OFFLINE:
+            raise FileNotFoundError(
+                f"{name}: there is no such folder here, it is not in the cache, and the Hub must not be asked "
+                f"(local_files_only or HF_HUB_OFFLINE=1): load it once with a connection, {local}"
+            ) from error
+        raise _unreachable(name, local) from error
+    except EntryNotFoundError as error:
+        raise FileNotFoundError(
+            f"{name}: the repository has no {filename} there: push one with AdaFisherConfig.push_to_hub or from an "
+            f"AdaFisherTrainer, {local}"
+        ) from error
+    except HfHubHTTPError as error:
+        if error.response.status_code in (401, 403):
+            raise PermissionError(f"{name}: the Hub refused the token: {LOG_IN} with one that may read it") from error
+        raise _unreachable(name, local) from error
+    except HTTPError as error:
+        raise _unreachable(name, local) from error
+
+
+def _unreachable(name: str, local: str) -> ConnectionError:
+    return ConnectionError(
+        f"{name}: {constants.ENDPOINT} cannot be reached and the file is not in the cache: check the connection, "
+        f"{local}"
+    )
+
+
+def _http_error(error: BaseException) -> BaseException | None:
+    """What went wrong between here and the Hub, if this is why there is an error."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, (HTTPError, OfflineModeIsEnabled)):
+        cause = cause.__cause__
+    return cause
