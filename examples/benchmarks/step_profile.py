@@ -26,8 +26,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the examples' folder, whose modules this one shares
 
-from adafisher_hf import AdaFisherConfig
-from adafisher_hf import optimizer as optimizer_module
+from adafisher_hf import AdaFisher, AdaFisherConfig
 from adafisher_hf.curvature.capture import Tap
 from adafisher_hf.curvature.kronecker import Kronecker
 from adafisher_hf.curvature.modes import Calibrated
@@ -96,7 +95,8 @@ class Clock:
 
     @contextmanager
     def around(self, parts: dict[str, list[tuple[Any, str]]]) -> Iterator[None]:
-        optimizer = [(optimizer_module.AdaFisher, "step")]
+        # Not step(): torch replaces it in each class once and for all, and would keep the first clock.
+        optimizer = [(AdaFisher, "_refresh"), (AdaFisher, "_update")]
         with ExitStack() as patches:
             for part, places in {**parts, "optimizer": optimizer}.items():
                 for owner, name in places:
