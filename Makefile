@@ -7,7 +7,7 @@ OFFLINE := HF_HUB_OFFLINE=1
 PYTEST := OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format docs release-check profile bench-ablation bench-pretrain
+.PHONY: help install demo test test-slow lint format docs release-check profile bench-ablation bench-pretrain bench-scaling
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,3 +62,10 @@ bench-ablation: install  ## what each option of the kronecker structure is worth
 
 bench-pretrain: install  ## measure the table of the README (an hour and more; goes on where it stopped)
 	$(OFFLINE) $(BIN)/python examples/benchmarks/pretrain.py --out runs/bench-pretrain
+
+bench-scaling: install  ## count messages and memory on up to 1024 ranks
+	$(OFFLINE) $(BIN)/python examples/benchmarks/scaling.py --out docs/scaling
+
+.PHONY: bench-finetune
+bench-finetune: install  ## measure fine-tuning: LoRA, MiniLM, a ViT, a T5 (an hour and more; goes on where it stopped)
+	$(OFFLINE) $(BIN)/python examples/benchmarks/finetune.py --out runs/bench-finetune

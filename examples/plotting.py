@@ -40,6 +40,29 @@ def plot_arms(curves: Mapping[str, Sequence[Points]], path: str | Path, title: s
     return _save(figure, axes, path)
 
 
+def plot_rates(panels: Mapping[str, Mapping[str, Points]], path: str | Path) -> Path:
+    """Loss against the learning rate: a panel a task, a line an arm, a ring around its best rate.
+
+    A line that leaves its panel at the top goes on far above: the panel is about the differences near the best.
+    """
+    figure = Figure(figsize=(10, 8), dpi=120, layout="constrained")
+    grid = figure.subplots((len(panels) + 1) // 2, 2, squeeze=False).flat
+    for axes, (title, curves) in zip(grid, panels.items(), strict=False):
+        losses = []
+        for index, (arm, points) in enumerate(curves.items()):
+            best = min(points, key=lambda point: point[1])
+            losses.append(best[1])
+            axes.plot(*zip(*points, strict=True), color=f"C{index}", marker="o", markersize=4, label=arm)
+            axes.plot(*best, color=f"C{index}", marker="o", markersize=11, fillstyle="none")
+        height = 4 * (max(losses) - min(losses))
+        axes.set(title=title, xscale="log", xlabel="learning rate", ylabel="tuning loss (nats)")
+        axes.set_ylim(min(losses) - height / 16, min(losses) + height)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    figure.savefig(path)
+    return Path(path)
+
+
 def plot_scaling(curves: Mapping[str, Points], path: str | Path, title: str) -> Path:
     """Bytes against the number of ranks, both on logarithmic axes; arms named "model, arm" share a model's dashes."""
     figure, axes = _new_figure(title)

@@ -17,7 +17,7 @@ from benchmarks import ablation, step_profile
 from benchmarks.harness import timing
 from benchmarks.harness.arms import ADAMW, WEIGHT_DECAY, Arm, adafisherw, decay_groups, muon, soap
 from benchmarks.harness.journal import Journal
-from benchmarks.harness.problem import NewsProblem
+from benchmarks.harness.problem import NewsProblem, Scores
 from benchmarks.harness.report import Result, draw, results_table, tuning_table
 from benchmarks.harness.runner import Run, Training, train, warmup_then_cosine
 from benchmarks.harness.timing import Timing, time_arms
@@ -48,7 +48,7 @@ class Regression:
         return (model(batch) - batch[:, :2]).square().mean()
 
     def evaluate(self, model, split):
-        return self.loss(model, torch.eye(4) * (2.0 if split == "eval" else 1.0)).item()
+        return Scores(self.loss(model, torch.eye(4) * (2.0 if split == "eval" else 1.0)).item())
 
 
 def run_with(loss: float, step_ms: float = 10.0) -> Run:
@@ -97,10 +97,10 @@ def test_run_learns_and_counts_the_state():
 def test_diverged_run_is_kept_as_such(tmp_path):
     class Exploding(Regression):
         def evaluate(self, model, split):
-            return math.nan
+            return Scores(math.nan, 0.5)
 
     run = train(Exploding(), ADAMW, lr=0.03, seed=0, steps=6, split="eval")
-    assert (run.curve, run.final, run.loss) == ([], None, math.inf)
+    assert (run.curve, run.final, run.loss, run.accuracy) == ([], None, math.inf, None)
     diverged = Result({3e-3: 1.0}, [run], timing=Timing([1.0], 10), equal_time=[run])
     assert "diverged" in results_table({"AdamW": diverged}, "AdamW", 6)
     draw({"AdamW": Result({3e-3: 1.0}, [run])}, tmp_path / "empty.png", "title")
@@ -237,7 +237,7 @@ def test_news_problem_trains_on_none_of_its_evaluation_text():
     assert torch.equal(first, again)
     assert not torch.equal(first, next(problem.batches(1)))
     model = problem.model(0)
-    assert problem.evaluate(model, "tune") == pytest.approx(math.log(400), rel=0.1)
+    assert problem.evaluate(model, "tune").loss == pytest.approx(math.log(400), rel=0.1)
     assert model.training
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
+from peft import PeftModel
+from peft.optimizers import create_loraplus_optimizer
 from torch import nn
+from transformers import Adafactor
 
 from adafisher_hf import AdaFisherW
 
@@ -47,6 +50,22 @@ def adamw(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimiz
 
 def adafisherw(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
     return AdaFisherW(groups, model=model, **knobs)
+
+
+def adafactor(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
+    """As the Trainer has it: with a learning rate from outside, without momentum."""
+    return Adafactor(groups, scale_parameter=False, relative_step=False, **knobs)
+
+
+def loraplus(groups: Groups, model: nn.Module, *, ratio: float, **knobs: Any) -> torch.optim.Optimizer:
+    """AdamW with a rate that is ``ratio`` times as high for the adapters' B as for A. The groups are PEFT's own."""
+    return create_loraplus_optimizer(
+        cast(PeftModel, model),
+        torch.optim.AdamW,
+        loraplus_lr_ratio=ratio,
+        loraplus_weight_decay=WEIGHT_DECAY,
+        **knobs,
+    )
 
 
 def soap(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:

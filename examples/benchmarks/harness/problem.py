@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from datasets import Dataset
@@ -21,6 +21,13 @@ from modeling import small_llama
 Split = Literal["tune", "eval"]
 
 
+class Scores(NamedTuple):
+    """The mean loss on a split that is not trained on, and where it is counted the share of right predictions."""
+
+    loss: float
+    accuracy: float | None = None
+
+
 class Problem(Protocol):
     """Everything a run needs to know of what it learns."""
 
@@ -34,8 +41,7 @@ class Problem(Protocol):
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor: ...
 
-    def evaluate(self, model: nn.Module, split: Split) -> float:
-        """The mean loss on a split that is not trained on."""
+    def evaluate(self, model: nn.Module, split: Split) -> Scores: ...
 
 
 @dataclass(frozen=True)
@@ -75,12 +81,12 @@ class NewsProblem:
         return model(input_ids=batch, labels=batch).loss
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, split: Split) -> float:
+    def evaluate(self, model: nn.Module, split: Split) -> Scores:
         model.eval()
         blocks = self._splits[split]
         total = sum(self.loss(model, batch).item() * len(batch) for batch in blocks.split(32))
         model.train()
-        return total / len(blocks)
+        return Scores(total / len(blocks))
 
     @cached_property
     def _splits(self) -> dict[str, Tensor]:

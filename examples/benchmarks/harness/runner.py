@@ -23,12 +23,13 @@ EVALUATIONS = 6
 
 @dataclass(frozen=True)
 class Run:
-    """What is kept of a run. ``final`` is None where it diverged: infinity is not JSON."""
+    """What is kept of a run. ``final``, a loss, is None where it diverged: infinity is not JSON."""
 
     curve: list[tuple[int, float]]
     final: float | None
     step_ms: float
     state_bytes_per_parameter: float
+    accuracy: float | None = None
 
     @property
     def loss(self) -> float:
@@ -79,19 +80,22 @@ class Training:
         self.steps_done += 1
 
     def state_bytes_per_parameter(self) -> float:
-        numbers = sum(parameter.numel() for parameter in self.model.parameters())
+        numbers = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         return sum(map(_bytes, _tensors(self.optimizer.state_dict()["state"]))) / numbers
 
 
-def train(problem: Problem, arm: Arm, *, lr: float, seed: int, steps: int, split: Split) -> Run:
-    """Trains from scratch and evaluates on the split."""
+def train(
+    problem: Problem, arm: Arm, *, lr: float, seed: int, steps: int, split: Split, evaluations: int = EVALUATIONS
+) -> Run:
+    """Trains from the problem's start and evaluates on the split, so many times on the way and the last at the end."""
     training = Training(problem, arm, lr=lr, seed=seed, steps=steps)
-    due = {round(steps * k / EVALUATIONS) for k in range(1, EVALUATIONS + 1)}
+    due = {round(steps * k / evaluations) for k in range(1, evaluations + 1)}
     curve: list[tuple[int, float]] = []
+    accuracy = None
     for step in range(1, steps + 1):
         training.step()
         if step in due:
-            loss = problem.evaluate(training.model, split)
+            loss, accuracy = problem.evaluate(training.model, split)
             if not math.isfinite(loss):
                 break
             curve.append((step, loss))
@@ -101,6 +105,7 @@ def train(problem: Problem, arm: Arm, *, lr: float, seed: int, steps: int, split
         final=curve[-1][1] if reached_the_end else None,
         step_ms=1e3 * training.seconds / training.steps_done,
         state_bytes_per_parameter=training.state_bytes_per_parameter(),
+        accuracy=accuracy if reached_the_end else None,
     )
 
 

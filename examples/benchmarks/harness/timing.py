@@ -49,31 +49,37 @@ class Timing:
         return steps
 
 
-def time_arms(problem: Problem, arms: Sequence[Arm], rates: Mapping[str, float], path: Path) -> dict[str, Timing]:
-    """Times the beginning of a run of every arm; or reads the file of an earlier call for the same arms."""
-    question = {"arms": [arm.describe() for arm in arms], "steps": STEPS, "problem": problem.describe()}
+def time_arms(
+    problem: Problem, arms: Sequence[Arm], rates: Mapping[str, float], path: Path, steps: int | None = None
+) -> dict[str, Timing]:
+    """Times the first ``STEPS`` steps of every arm; or reads the file of an earlier call for the same arms."""
+    steps = STEPS if steps is None else steps
+    question = {"arms": [arm.describe() for arm in arms], "steps": steps, "problem": problem.describe()}
     if path.exists():
         stored = json.loads(path.read_text())
         if stored["question"] == question:
             return {name: Timing(**values) for name, values in stored["timings"].items()}
-    turns = _take_turns(problem, arms, rates)
-    timings = {name: Timing(seconds, STEPS) for name, seconds in turns.items()}
+    turns = _take_turns(problem, arms, rates, steps)
+    timings = {name: Timing(seconds, steps) for name, seconds in turns.items()}
     content = {"question": question, "timings": {name: asdict(timing) for name, timing in timings.items()}}
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1))
     return timings
 
 
-def _take_turns(problem: Problem, arms: Sequence[Arm], rates: Mapping[str, float]) -> dict[str, list[float]]:
+def _take_turns(
+    problem: Problem, arms: Sequence[Arm], rates: Mapping[str, float], steps: int
+) -> dict[str, list[float]]:
     """Seconds of each turn of each arm."""
     for arm in arms:  # caches and allocators are warm before the clock counts
-        Training(problem, arm, lr=rates[arm.name], seed=0, steps=STEPS).step()
-    trainings = {arm.name: Training(problem, arm, lr=rates[arm.name], seed=0, steps=STEPS) for arm in arms}
+        Training(problem, arm, lr=rates[arm.name], seed=0, steps=steps).step()
+    trainings = {arm.name: Training(problem, arm, lr=rates[arm.name], seed=0, steps=steps) for arm in arms}
     turns: dict[str, list[float]] = {arm.name: [] for arm in arms}
-    for turn in range(0, STEPS, TURN):
+    for turn in range(0, steps, TURN):
         for name, training in trainings.items():
             before = training.seconds
             for _ in range(TURN):
                 training.step()
             turns[name].append(training.seconds - before)
-        print(f"clock: step {turn + TURN} of {STEPS}", flush=True)
+        print(f"clock: step {turn + TURN} of {steps}", flush=True)
     return turns
