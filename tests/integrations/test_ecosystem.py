@@ -7,11 +7,11 @@ import gc
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, T5Config, T5ForConditionalGeneration, Trainer
 
-from accelerate import Accelerator
 from adafisher_hf import AdaFisherW
 from tests.integrations.test_trainer_settings import KNOBS, adafisher, arguments, rows
 from tests.models import llama
