@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -141,7 +141,19 @@ def _download(repo_id: str, filename: str, **options: Any) -> Path:
             raise PermissionError(f"{name}: the Hub refused the token: {LOG_IN} with one that may read it") from error
         raise _unreachable(name, local) from error
     except HTTPError as error:
-        raise _unreachable(name, local) from error
+        # A connection that is cut, unlike one that is refused, does not make huggingface_hub look into its cache.
+        cached = _cached(repo_id, filename, **options)
+        if cached is None or options["force_download"]:
+            raise _unreachable(name, local) from error
+        return cached
+
+
+def _cached(
+    repo_id: str, filename: str, *, subfolder: str | None, revision: str | None, cache_dir: Any, **_: Any
+) -> Path | None:
+    path = f"{subfolder}/{filename}" if subfolder else filename
+    found = try_to_load_from_cache(repo_id, path, cache_dir=cache_dir, revision=revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _unreachable(name: str, local: str) -> ConnectionError:

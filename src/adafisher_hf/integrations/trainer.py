@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 from transformers import Seq2SeqTrainer, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..optimizer import AdaFisher
+from . import model_card
+from .hub import explained
+
+logger = logging.getLogger(__name__)
 
 
 class AdaFisherTrainer(Trainer):
-    """A Trainer that adds three things, and only where the optimizer is an AdaFisher:
+    """A Trainer that adds four things, and only where the optimizer is an AdaFisher:
 
     - at the start of training the optimizer gets the handle of the fp16 loss scaler, so that the statistics of the
       ``paper`` and ``reference`` modes are free of the loss scale (``calibrated`` is so anyway);
     - the optimizer's resolved configuration is written as ``adafisher_config.json`` into ``output_dir`` when training
-      starts, and into every checkpoint and saved model;
+      starts, and into every checkpoint and saved model, and so to the Hub;
+    - the model card names the optimizer with every argument, the paper and the tag ``adafisher``; a card that someone
+      has edited is kept, and only what is about the optimizer is brought up to date;
     - logs of the training loss carry ``curvature/<kind of layer>/<mean | log_spread | update_ratio>``.
     """
 
@@ -37,6 +45,60 @@ class AdaFisherTrainer(Trainer):
         if optimizer is not None:
             _save_config(optimizer, output_dir or self.args.output_dir, self.args)
         super().save_model(output_dir, _internal_call)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Writes ``README.md`` as the Trainer does, with what it should say about the optimizer."""
+        optimizer = _find_adafisher(self.optimizer)
+        if optimizer is None or not self.is_world_process_zero():
+            return super().create_model_card(*args, **kwargs)
+        file = Path(self.args.output_dir or ".") / "README.md"
+        before = file.read_text(encoding="utf-8") if file.exists() else ""
+        edited = model_card.is_edited(before)
+        if edited:
+            logger.warning("%s was edited: it is kept, and only its section on the optimizer is written anew", file)
+        else:
+            with model_card.resolved_arguments(self, optimizer):
+                super().create_model_card(*args, **kwargs)
+        tags = model_card.tags_of(before)
+        return model_card.add_to_card(file, optimizer, self._config_on_hub(), tags=tags, edited=edited)
+
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        """Makes the repository as the Trainer does; errors as in :meth:`push_to_hub`."""
+        with explained("the repository for this run was not made", "try again"):
+            super().init_hf_repo(*args, **kwargs)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Uploads model, config and card as the Trainer does.
+
+        Raises:
+            PermissionError: the Hub refused the token.
+            ConnectionError: the upload failed otherwise; what is in ``output_dir`` stays, so that it can be repeated.
+        """
+        folder = self.args.output_dir
+        with explained(f"{folder} was not pushed to the Hub, nothing in it is lost", "call push_to_hub() again"):
+            return super().push_to_hub(*args, **kwargs)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        optimizer = _find_adafisher(self.optimizer)
+        # It pushes the output folder, into which it copies the model's files and nothing else.
+        if optimizer is not None:
+            _save_config(optimizer, self.args.output_dir, self.args)
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        # Pushes of checkpoints run in the background, where nobody sees that they failed.
+        for job in getattr(getattr(self, "push_in_progress", None), "jobs", ()):
+            if job.done() and job.exception() is not None:
+                logger.warning(
+                    "a checkpoint of %s was not pushed to the Hub (%r), nothing is lost: call trainer.push_to_hub()",
+                    self.args.output_dir,
+                    job.exception(),
+                )
+
+    def _config_on_hub(self) -> str | None:
+        repo, revision = getattr(self, "hub_model_id", None), self.args.hub_revision
+        return f"{repo}@{revision}" if repo and revision else repo
 
 
 class AdaFisherSeq2SeqTrainer(AdaFisherTrainer, Seq2SeqTrainer):
