@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import logging
 import weakref
 from collections import defaultdict
@@ -84,7 +86,8 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         group_knobs = {name: getattr(self.config, name) for name in GROUP_KNOBS}
         try:
             super().__init__(
-                _not_empty(params), dict(lr=lr, weight_decay=weight_decay, step=0, mode=self.config.mode, **group_knobs)
+                _not_empty(params),
+                dict(lr=lr, weight_decay=weight_decay, step=0, config=self._written_config(), **group_knobs),
             )
         except BaseException:
             self.close()
@@ -193,6 +196,18 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         for block in self._blocks:
             block.divisor = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> AdaFisher:
+        """A copy with the model and hooks of its own; with a model that is copied in the same call, on that copy."""
+        model = copy.deepcopy(self._blocks.model, memo)
+        groups = [{**group, "params": copy.deepcopy(group["params"], memo)} for group in self.param_groups]
+        twin = type(self)(groups, model=model, process_group=self._blocks.ranks, **self.config.to_dict())
+        twin.load_state_dict(self.state_dict())
+        return twin
+
+    def _written_config(self) -> str:
+        """What a checkpoint has to be resumed with; how the kernel is implemented makes no difference to it."""
+        return dataclasses.replace(self.config, kernel="auto").to_optim_args(explicit=True)
+
     def _refresh_due(self) -> bool:
         step = self.param_groups[0]["step"]
         return step < self._warmup or step % self.config.update_interval == 0
@@ -241,7 +256,8 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
             logger.warning(
                 "%s did not run, but got a gradient: a fused loss (Liger's, TRL's) computes it where no hook can see "
                 "it. A tied embedding then has the curvature of its look-ups alone, an untied head that of "
-                "its gradient. For the full statistics turn the fused loss off (use_liger_kernel=False).",
+                "its gradient. For the full statistics turn the fused loss off where that can be done "
+                "(use_liger_kernel=False).",
                 head,
             )
 

@@ -43,7 +43,7 @@ def check_saved_state(optimizer: AdaFisher, state_dict: dict[str, Any]) -> None:
     Raises:
         ValueError: it says what was found and what to do.
     """
-    if any("mode" not in group for group in state_dict["param_groups"]):
+    if any("config" not in group for group in state_dict["param_groups"]):
         raise ValueError(
             f"this optimizer state was not saved by {type(optimizer).__name__}: resume with the optimizer that saved "
             "it, or start a new run from the checkpoint's weights"
@@ -54,7 +54,10 @@ def check_saved_state(optimizer: AdaFisher, state_dict: dict[str, Any]) -> None:
             saved = state_dict["state"].get(saved_id)
             if saved:
                 expected = initial_state(optimizer, param, blocks[id(param)], torch.device("meta"))
-                _check_parameter(optimizer, blocks[id(param)].name, saved_group["mode"], _shapes(saved), expected)
+                found = {"mode": _knobs(saved_group["config"])["mode"], **_shapes(saved)}
+                needed = {"mode": optimizer.config.mode, **_shapes(expected)}
+                _check_same(found, needed, f" or for another model; at {blocks[id(param)].name!r},")
+        _check_same(_knobs(saved_group["config"]), _knobs(group["config"]), ":")
 
 
 def restore_dtypes(optimizer: AdaFisher, state_dict: dict[str, Any]) -> None:
@@ -73,19 +76,20 @@ def _zeros_like(param: Tensor, dtype: torch.dtype, device: torch.device) -> Tens
     return torch.zeros(param.shape, dtype=dtype, device=device)
 
 
-def _check_parameter(
-    optimizer: AdaFisher, name: str, saved_mode: str, saved: dict[str, tuple], expected: dict[str, Tensor]
-) -> None:
-    found: dict[str, Any] = {"mode": saved_mode, **saved}
-    needed: dict[str, Any] = {"mode": optimizer.config.mode, **_shapes(expected)}
+def _check_same(found: dict[str, Any], needed: dict[str, Any], where: str) -> None:
     different = sorted(key for key in found.keys() | needed.keys() if found.get(key) != needed.get(key))
     if different:
         what = "; ".join(f"{key} is {found.get(key, 'missing')}, not {needed.get(key, 'there')}" for key in different)
         raise ValueError(
-            f"this optimizer state was saved with other options or for another model; at {name!r}, {what}. "
-            "Resume with the options it was saved with (AdaFisherTrainer keeps them in the checkpoint's "
-            "adafisher_config.json: optim_args='config=CHECKPOINT'), or start a new run from the checkpoint's weights"
+            f"this optimizer state was saved with other options{where} {what}. Resume with the options it was saved with "
+            "(AdaFisherTrainer keeps them in the checkpoint's adafisher_config.json: optim_args='config=CHECKPOINT'), or "
+            "start a new run from the checkpoint's weights"
         )
+
+
+def _knobs(config: str) -> dict[str, str]:
+    """The written knobs by name; also those of another version, which need not be known here."""
+    return dict(pair.split("=", 1) for pair in config.split(","))
 
 
 def _shapes(state: dict[str, Any]) -> dict[str, tuple]:

@@ -124,6 +124,7 @@ class Blocks:
     handles: list = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        _drop_retired(self.model)
         padding = Padding(self.model)
         self.handles.append(padding.handle)
         self.gate = Gate(padding)
@@ -236,6 +237,15 @@ def _begin_forward(blocks: list[Block], taps: dict[Any, Tap], gate: Gate, module
     if not any(block.has_gradient() for block in blocks) and not has_unreduced_gradients(module):
         for tap in taps.values():
             tap.take()
+
+
+def _drop_retired(model: nn.Module) -> None:
+    """Takes off the hooks that a copy of a model has brought along: their taps measure nothing."""
+    for module in model.modules():
+        for key, hook in list(module._forward_hooks.items()):
+            if getattr(getattr(hook, "__self__", None), "retired", False) is True:
+                del module._forward_hooks[key]
+                module._forward_hooks_with_kwargs.pop(key, None)
 
 
 def _refuse_sparse(owners: list[Owner]) -> None:
