@@ -81,9 +81,9 @@ def _check_same(found: dict[str, Any], needed: dict[str, Any], where: str) -> No
     if different:
         what = "; ".join(f"{key} is {found.get(key, 'missing')}, not {needed.get(key, 'there')}" for key in different)
         raise ValueError(
-            f"this optimizer state was saved with other options{where} {what}. Resume with the options it was saved with "
-            "(AdaFisherTrainer keeps them in the checkpoint's adafisher_config.json: optim_args='config=CHECKPOINT'), or "
-            "start a new run from the checkpoint's weights"
+            f"this optimizer state was saved with other options{where} {what}. Resume with the options it was saved "
+            "with (AdaFisherTrainer keeps them in the checkpoint's adafisher_config.json: "
+            "optim_args='config=CHECKPOINT'), or start a new run from the checkpoint's weights"
         )
 
 
