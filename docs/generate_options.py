@@ -52,7 +52,7 @@ optimizer = AdaFisherW(groups, model=model, lr=1e-3, update_interval=20)
 ```
 
 In a file they are an `adafisher_config.json`. The Trainers of this package write one beside every checkpoint, and
-`config=FOLDER` reads it back; keys given beside it win:
+`config=FOLDER` reads it back, as `config=USER/REPO` does from [the Hub](hub.md); keys given beside it win:
 
 ```python
 from adafisher_hf import AdaFisherConfig

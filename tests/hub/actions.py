@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,13 @@ def load(place: str, **options: Any) -> AdaFisherConfig:
         return AdaFisherConfig.from_pretrained(place, **options)
 
 
+def make_arguments(folder: Path, optim_args: str) -> TrainingArguments:
+    return TrainingArguments(output_dir=str(folder), optim="adafisherw", optim_args=optim_args, use_cpu=True)
+
+
 def load_by_arguments(folder: Path, optim_args: str) -> dict[str, Any]:
     """The optimizer's arguments as the Trainer gets them."""
-    args = TrainingArguments(output_dir=str(folder), optim="adafisherw", optim_args=optim_args, use_cpu=True)
+    args = make_arguments(folder, optim_args)
     return AdaFisherTrainer(llama(), args).get_optimizer_cls_and_kwargs(args, llama())[1] | {"network": None}
 
 
@@ -93,3 +98,17 @@ def run_card(code: str) -> dict[str, Any]:
     exec(code, names)
     args = names["args"]
     return AdaFisherTrainer(llama(), args).get_optimizer_cls_and_kwargs(args, llama())[1] | {"network": None}
+
+
+def run_page(folder: Path, codes: list[str]) -> dict[str, Any]:
+    """Runs the blocks of a page one after the other in a folder."""
+    from tests.docs.test_code_blocks import prepared
+
+    before, names = Path.cwd(), prepared()
+    os.chdir(folder)
+    try:
+        for code in codes:
+            exec(code, names)
+    finally:
+        os.chdir(before)
+    return {"optim_args": names["args"].optim_args, "config": names["config"]}

@@ -76,7 +76,7 @@ class Fault:
 
     Attributes:
         what: an HTTP status; "cut": the connection ends in the middle of the request's body, or of the answer's if
-            there is none; "lost": the request is carried out, and its answer never comes.
+            it has none, or before it (HEAD); "lost": the request is carried out, and its answer never comes.
     """
 
     method: str
@@ -166,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(f"{self.command} {url.path}")
         fault = self._fault(url.path)
         self.cut_answer = False
-        if fault == "cut" and self._length():
+        if fault == "cut" and (self._length() or self.command == "HEAD"):
             self.rfile.read(self._length() // 2)
             return self._hang_up()
         self.cut_answer, self.lost = fault == "cut", fault == "lost"

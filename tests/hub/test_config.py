@@ -42,8 +42,9 @@ def test_push_takes_the_arguments_of_transformers_mixin(hub, owner, stranger, re
 
 
 def test_save_pushes_to_a_repository_named_like_the_folder(hub, owner, tmp_path):
-    owner(AdaFisherConfig().save_pretrained, tmp_path / "my-config", push_to_hub=True)
-    assert hub.files("owner/my-config")[CONFIG_NAME] == (tmp_path / "my-config" / CONFIG_NAME).read_bytes()
+    folder = tmp_path / "config-of-a-folder"
+    owner(AdaFisherConfig().save_pretrained, folder, push_to_hub=True)
+    assert hub.files("owner/config-of-a-folder")[CONFIG_NAME] == (folder / CONFIG_NAME).read_bytes()
 
 
 def test_the_same_again_is_no_commit_and_the_card_is_kept(hub, owner, repo):
@@ -168,7 +169,7 @@ def test_a_private_repository_needs_a_token(owner, stranger, repo):
 def test_what_is_not_there(owner, stranger, repo, tmp_path, place, error, message):
     owner(actions.push, repo)
     with pytest.raises(error, match=message):
-        stranger(actions.load_by_arguments, tmp_path, f"config={place.format(repo=repo)}")
+        stranger(actions.make_arguments, tmp_path, f"config={place.format(repo=repo)}")
 
 
 def test_a_repository_without_a_config(owner, stranger, repo):
@@ -184,7 +185,7 @@ def test_a_hub_that_is_down(hub, owner, stranger, repo, tmp_path, what):
         hub.broken(".*", ".*", what),
         pytest.raises(ConnectionError, match=f"{hub.endpoint} cannot be reached and the file is not in the cache"),
     ):
-        stranger(actions.load_by_arguments, tmp_path, f"config={repo}")
+        stranger(actions.make_arguments, tmp_path, f"config={repo}")
 
 
 def test_a_bad_token(owner, stranger, repo):
@@ -199,4 +200,4 @@ def test_a_file_that_is_no_config_is_named(hub, owner, stranger, repo, tmp_path)
     commit = found.find("main")
     commit.files[CONFIG_NAME] = type(commit.files[CONFIG_NAME])(b'{"gamma": "high"}')
     with pytest.raises(TypeError, match=f"{CONFIG_NAME}: gamma must be a number"):
-        stranger(actions.load_by_arguments, tmp_path, f"config={repo}")
+        stranger(actions.make_arguments, tmp_path, f"config={repo}")
