@@ -254,7 +254,7 @@ class AdaFisherConfig:
 
         Raises:
             PermissionError: the Hub refused the token.
-            ConnectionError: the upload failed otherwise; what the repository held before is unchanged.
+            OSError: the upload failed otherwise; what the repository held before is unchanged.
         """
         from .integrations import hub
 

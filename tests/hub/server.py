@@ -50,6 +50,7 @@ class Commit:
 @dataclass
 class Repo:
     private: bool
+    gated: bool = False
     commits: dict[str, Commit] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
 
@@ -306,7 +307,9 @@ class _Handler(BaseHTTPRequestHandler):
         if repo in self.hub.moved:
             target = f"/{self.hub.moved[repo]}/resolve/{revision}/{path}"
             return self._answer(307, {}, {"Location": target})
-        commit = self._commit(repo, revision)[1]
+        found, commit = self._commit(repo, revision)
+        if found.gated and self._user() != repo.partition("/")[0]:
+            raise _Refused(401, "GatedRepo", f"Access to model {repo} is restricted.")
         headers = {"X-Repo-Commit": commit.sha}
         if path not in commit.files:
             return self._answer(404, {}, {**headers, "X-Error-Code": "EntryNotFound"})

@@ -133,7 +133,7 @@ def test_a_cache_of_ones_own(owner, stranger, repo, tmp_path):
 
 def test_a_cut_download_leaves_no_half_of_a_file(hub, owner, stranger, repo):
     owner(actions.push, repo, KNOBS)
-    with hub.broken("GET", CONFIG_NAME, "cut") as fault, pytest.raises(ConnectionError, match="check the connection"):
+    with hub.broken("GET", CONFIG_NAME, "cut") as fault, pytest.raises(ConnectionError, match="cannot be reached"):
         stranger(actions.load, repo)
     assert fault.times < 1_000
     with pytest.raises(FileNotFoundError, match="not in the cache"):
@@ -186,6 +186,25 @@ def test_a_hub_that_is_down(hub, owner, stranger, repo, tmp_path, what):
         pytest.raises(ConnectionError, match=f"{hub.endpoint} cannot be reached and the file is not in the cache"),
     ):
         stranger(actions.make_arguments, tmp_path, f"config={repo}")
+
+
+def test_force_download_needs_the_hub(hub, owner, stranger, repo):
+    owner(actions.push, repo)
+    stranger(actions.load, repo)
+    for what in (503, "cut"):
+        with (
+            hub.broken(".*", ".*", what),
+            pytest.raises(ConnectionError, match=f"force_download needs {hub.endpoint}, which cannot be reached"),
+        ):
+            stranger(actions.load, repo, force_download=True)
+    assert stranger(actions.load, repo) == AdaFisherConfig()
+
+
+def test_a_gated_repository(hub, owner, stranger, repo):
+    owner(actions.push, repo)
+    hub.repos[repo].gated = True
+    with pytest.raises(PermissionError, match="the repository is gated: ask for access on its page and log in"):
+        stranger(actions.load, repo)
 
 
 def test_a_bad_token(owner, stranger, repo):

@@ -44,7 +44,7 @@ def test_an_error_of_the_server_that_passes_is_not_seen(hub, owner, repo):
 
 
 def test_an_error_of_the_server_that_stays(hub, owner, repo):
-    message = rf"{hub.endpoint} failed \(HTTP 500\). When it answers, call push_to_hub again"
+    message = rf"{hub.endpoint} failed \(HfHubHTTPError: .*\). When it answers, call push_to_hub again"
     with hub.broken("POST", COMMIT, 500), pytest.raises(ConnectionError, match=message):
         owner(actions.push, repo)
     assert hub.files(repo) == {}
@@ -83,6 +83,12 @@ def test_an_upload_that_is_cut_again_and_again(hub, owner, repo, tmp_path, metho
     assert answer.oid == hub.repos[repo].refs["main"]
     assert hub.files(repo) == local_files(tmp_path)
     assert hub.files(repo)[WEIGHTS] == (tmp_path / WEIGHTS).read_bytes()
+
+
+def test_a_branch_that_does_not_exist(hub, owner, repo, tmp_path):
+    message = f"{tmp_path} was not pushed to the Hub, nothing in it is lost: the Hub refused it .*Invalid rev id: v1"
+    with pytest.raises(OSError, match=f"{message}.* Correct that, then call push_to_hub"):
+        owner(actions.train, tmp_path, finish=True, **settings(repo, hub_revision="v1"))
 
 
 def test_a_repository_that_cannot_be_made_stops_before_the_training(hub, owner, repo, tmp_path):

@@ -81,7 +81,8 @@ def explained(what: str, remedy: str) -> Iterator[None]:
 
     Raises:
         PermissionError: the Hub refused the token.
-        ConnectionError: anything else that went wrong between here and the Hub.
+        ConnectionError: the Hub could not be reached, or failed.
+        OSError: the Hub refused what was asked for: a branch that does not exist, say.
     """
     try:
         yield
@@ -97,7 +98,9 @@ def explained(what: str, remedy: str) -> Iterator[None]:
             ) from error
         if isinstance(cause, OfflineModeIsEnabled):
             raise ConnectionError(f"{what}: HF_HUB_OFFLINE=1 is set: unset it, then {remedy}") from error
-        reason = f"HTTP {status}" if status else f"{type(cause).__name__}: {cause}"
+        reason = " ".join(f"{type(cause).__name__}: {cause}".split())
+        if status is not None and status < 500:
+            raise OSError(f"{what}: the Hub refused it ({reason}). Correct that, then {remedy}") from error
         raise ConnectionError(f"{what}: {constants.ENDPOINT} failed ({reason}). When it answers, {remedy}") from error
 
 
@@ -110,42 +113,39 @@ class _PushableConfig(PushToHubMixin):
 
 
 def _download(repo_id: str, filename: str, **options: Any) -> Path:
-    name = f"no AdaFisher config from {repo_id!r}"
-    local = f"or give a folder that holds an {filename}"
     try:
         return Path(hf_hub_download(repo_id, filename, **options))
-    except GatedRepoError as error:
-        address = f"{constants.ENDPOINT}/{repo_id}"
-        raise PermissionError(f"{name}: the repository is gated: ask for access at {address} and {LOG_IN}") from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise FileNotFoundError(
-            f"{name}: there is no such folder here and no such repository on the Hub, or it is private: check the "
-            f"name, {LOG_IN}, {local}"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise FileNotFoundError(f"{name}: it has no branch, tag or commit {options['revision']!r}") from error
-    except LocalEntryNotFoundError as error:
-        if options.get("local_files_only") or constants.HF_HUB_OFFLINE:
-            raise FileNotFoundError(
-                f"{name}: there is no such folder here, it is not in the cache, and the Hub must not be asked "
-                f"(local_files_only or HF_HUB_OFFLINE=1): load it once with a connection, {local}"
-            ) from error
-        raise _unreachable(name, local) from error
-    except EntryNotFoundError as error:
-        raise FileNotFoundError(
-            f"{name}: the repository has no {filename} there: push one with AdaFisherConfig.push_to_hub or from an "
-            f"AdaFisherTrainer, {local}"
-        ) from error
-    except HfHubHTTPError as error:
-        if error.response.status_code in (401, 403):
-            raise PermissionError(f"{name}: the Hub refused the token: {LOG_IN} with one that may read it") from error
-        raise _unreachable(name, local) from error
-    except HTTPError as error:
+    except (HTTPError, EntryNotFoundError, ValueError) as error:
         # A connection that is cut, unlike one that is refused, does not make huggingface_hub look into its cache.
-        cached = _cached(repo_id, filename, **options)
-        if cached is None or options["force_download"]:
-            raise _unreachable(name, local) from error
-        return cached
+        cut = isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError)
+        cached = _cached(repo_id, filename, **options) if cut and not options["force_download"] else None
+        if cached is not None:
+            return cached
+        kind, reason = _reason(error, filename, options)
+        message = f"no AdaFisher config from {repo_id!r}: {reason}, or give a folder that holds an {filename}"
+        raise kind(message) from error
+
+
+def _reason(error: Exception, filename: str, options: dict[str, Any]) -> tuple[type[OSError], str]:
+    """What to raise for an error of ``hf_hub_download``, and what to say: why it is, what to do."""
+    if isinstance(error, GatedRepoError):
+        return PermissionError, f"the repository is gated: ask for access on its page and {LOG_IN}"
+    if isinstance(error, RepositoryNotFoundError | HFValidationError):
+        where = "there is no such folder here and no such repository on the Hub, or it is private"
+        return FileNotFoundError, f"{where}: check the name, {LOG_IN}"
+    if isinstance(error, RevisionNotFoundError):
+        return FileNotFoundError, f"it has no branch, tag or commit {options['revision']!r}: check what it has"
+    if isinstance(error, LocalEntryNotFoundError) and (options["local_files_only"] or constants.HF_HUB_OFFLINE):
+        where = "there is no such folder here, it is not in the cache, and the Hub must not be asked"
+        return FileNotFoundError, f"{where} (local_files_only or HF_HUB_OFFLINE=1): load it once with a connection"
+    if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+        how = "push one with AdaFisherConfig.push_to_hub or from an AdaFisherTrainer"
+        return FileNotFoundError, f"the repository has no {filename} there: {how}"
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+        return PermissionError, f"the Hub refused the token: {LOG_IN} with one that may read it"
+    if options["force_download"]:
+        return ConnectionError, f"force_download needs {constants.ENDPOINT}, which cannot be reached: leave it out"
+    return ConnectionError, f"{constants.ENDPOINT} cannot be reached and the file is not in the cache: try again"
 
 
 def _cached(
@@ -154,13 +154,6 @@ def _cached(
     path = f"{subfolder}/{filename}" if subfolder else filename
     found = try_to_load_from_cache(repo_id, path, cache_dir=cache_dir, revision=revision)
     return Path(found) if isinstance(found, str) else None
-
-
-def _unreachable(name: str, local: str) -> ConnectionError:
-    return ConnectionError(
-        f"{name}: {constants.ENDPOINT} cannot be reached and the file is not in the cache: check the connection, "
-        f"{local}"
-    )
 
 
 def _http_error(error: BaseException) -> BaseException | None:

@@ -72,7 +72,7 @@ class AdaFisherTrainer(Trainer):
 
         Raises:
             PermissionError: the Hub refused the token.
-            ConnectionError: the upload failed otherwise; what is in ``output_dir`` stays, so that it can be repeated.
+            OSError: the upload failed otherwise; what is in ``output_dir`` stays, so that it can be repeated.
         """
         folder = self.args.output_dir
         with explained(f"{folder} was not pushed to the Hub, nothing in it is lost", "call push_to_hub() again"):
@@ -88,13 +88,12 @@ class AdaFisherTrainer(Trainer):
     def _finish_current_push(self) -> None:
         super()._finish_current_push()
         # Pushes of checkpoints run in the background, where nobody sees that they failed.
-        for job in getattr(getattr(self, "push_in_progress", None), "jobs", ()):
-            if job.done() and job.exception() is not None:
-                logger.warning(
-                    "a checkpoint of %s was not pushed to the Hub (%r), nothing is lost: call trainer.push_to_hub()",
-                    self.args.output_dir,
-                    job.exception(),
-                )
+        jobs = getattr(getattr(self, "push_in_progress", None), "jobs", ())
+        errors = [job.exception() for job in jobs if job.done() and job.exception() is not None]
+        if errors:
+            message = "a checkpoint of %s was not pushed to the Hub (%r), nothing is lost: call trainer.push_to_hub()"
+            logger.warning(message, self.args.output_dir, errors[-1])
+            self.push_in_progress = None
 
     def _config_on_hub(self) -> str | None:
         repo, revision = getattr(self, "hub_model_id", None), self.args.hub_revision
