@@ -64,7 +64,7 @@ def exchange(batches: dict[Key, Batch], make_hyper: Callable[[int, Tensor], Hype
     """
     split = {key: batch for key, batch in batches.items() if key.ranks is not None}
     hypers = {key: make_hyper(key.group, torch.zeros((), dtype=key.dtype, device=key.device)) for key in batches}
-    coupled = any(hypers[key].weight_decay and not hypers[key].decoupled for key in split)
+    coupled = any(hypers[key].weight_decay and not hypers[key].decoupled and hypers[key].calibrated for key in split)
     if coupled:
         _complete(split, grad_sqs=True)
     else:

@@ -21,7 +21,7 @@ from .curvature.kronecker import Kronecker
 from .curvature.modes import unit_divisor
 from .kernels import KERNELS, Batch, Divisor, Hyper
 from .pieces import Piece
-from .sharding import check_placement
+from .sharding import anywhere, check_placement, is_sharded, local
 from .state import check_saved_state, initial_state, restore_dtypes
 from .uneven import JoinsUnevenly
 
@@ -144,7 +144,10 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         """
         blocks = self._by_parameter()
         if id(param) not in blocks:
-            raise ValueError(f"no parameter of this optimizer: a tensor of shape {tuple(param.shape)}")
+            raise ValueError(
+                f"no parameter of this optimizer: a tensor of shape {tuple(param.shape)} (FSDP2 shows gathered ones "
+                "after an evaluation: take those of optimizer.param_groups)"
+            )
         self._init_missing_state(blocks)
         if not self.state.get(param):
             raise ValueError(f"{blocks[id(param)].name!r} is frozen and has no curvature yet")
@@ -181,7 +184,7 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
     def _skip_step(self) -> None:
         """What a rank without data does while the others take a step."""
         self._init_missing_state(self._by_parameter())
-        if self._blocks.gate.active:
+        if self._blocks.gate.active and self._finalizer.alive:
             self._blocks.take_nothing()
             self._blocks.reduce()
             self._blocks.take_nothing()
@@ -231,10 +234,13 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
 
     def _is_dry_step(self) -> bool:
         """Distributed checkpoints call step() with zero gradients, before anything was trained, to make the state."""
-        if self.param_groups[0]["step"] or self._blocks.fired():
+        if self.param_groups[0]["step"]:
             return False
-        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        return not any(bool(grad.any()) for grad in grads)
+        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        real = self._blocks.fired() or any(bool(local(p.grad).any()) for p in params)
+        if any(is_sharded(p) for p in params):
+            real = anywhere(real, params[0].device, self._blocks.ranks)  # each sees its own rows
+        return not real
 
     def _refresh(self, blocks: dict[int, Block]) -> None:
         gamma = self._gamma()

@@ -5,8 +5,8 @@ Momentum is split like its parameter; factors and scalars are the same on all ra
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch.distributed as dist
 from torch import Tensor
@@ -98,24 +98,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class Gathered(Divisor):
-    """D in a basis that mixes the rows of all ranks: they gather the momentum, one all-gather a step.
+    """D in a basis that mixes the rows of all ranks: they gather the momentum, at the cost of one all-gather."""
 
-    The norms of an update are needed before the update itself: its first quotient is kept for the second question.
-    """
+    gathers: ClassVar[bool] = True
 
     piece: Piece | None = None
-    _kept: list[Tensor] = field(default_factory=list)
 
     def divide(self, momentum: Tensor, out: Tensor | None = None) -> Tensor:
         """This rank's rows of momentum / D."""
-        if self._kept:
-            quotient = self._kept.pop()
-        else:
-            quotient = self._divide(momentum)
-            self._kept.append(quotient)
-        return quotient if out is None else out.copy_(quotient)
-
-    def _divide(self, momentum: Tensor) -> Tensor:
         assert self.piece is not None
         everything = self.piece.gather(momentum).to(self.rows.dtype)
-        return self.piece.mine(super().divide(everything))
+        quotient = self.piece.mine(super().divide(everything))
+        return quotient if out is None else out.copy_(quotient)

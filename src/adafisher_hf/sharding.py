@@ -70,12 +70,22 @@ def sum_over_ranks(vectors: Sequence[tuple[Tensor, dist.ProcessGroup | None]]) -
     return [sums[i] for i in range(len(vectors))]
 
 
+def anywhere(here: bool, device: torch.device, ranks: dist.ProcessGroup | None) -> bool:
+    """Whether something is so on any rank. Waits for the device."""
+    flag = torch.tensor(float(here), device=device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=ranks)
+    return bool(flag)
+
+
 def has_unreduced_gradients(model: nn.Module) -> bool:
     """Whether FSDP2 holds gradients of micro-batches that it has not synchronised: ``parameter.grad`` is None then."""
     for module in model.modules():
         get_state: Any = getattr(module, "_get_fsdp_state", None)
         state = None if get_state is None else get_state()
-        for group in getattr(state, "_fsdp_param_groups", ()):
+        one = getattr(state, "_fsdp_param_group", None)  # before torch had several
+        for group in getattr(state, "_fsdp_param_groups", [one] if one is not None else []):
+            if getattr(group, "_partial_reduce_output", None) is not None:  # HSDP without its all-reduce
+                return True
             for parameter in group.fsdp_params:
                 unsharded = getattr(parameter, "_unsharded_param", None)
                 if parameter.unsharded_accumulated_grad is not None:

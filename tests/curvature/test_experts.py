@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -127,6 +130,31 @@ def test_padding_is_left_out():
     padded = curvature(x, index, weights, attention_mask=mask)
     for found, expected in zip(padded, curvature(x[kept], index[kept], weights[kept]), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_a_second_optimizer_takes_its_own_statistics():
+    model = Stacked("mixtral")
+    first = AdaFisherW(model)
+    second = AdaFisherW(model)
+    first.close()
+    model(*batch(0)).sin().square().sum().backward()
+    assert all(tap.sums is not None for tap in second._blocks._taps.values())
+    assert all(tap.sums is None for tap in first._blocks._taps.values())
+
+
+def test_copies_run_without_taps():
+    model = Stacked("mixtral")
+    optimizer = AdaFisherW(model)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        torch.testing.assert_close(twin(*batch(0)), model(*batch(0)))
+        own = AdaFisherW(twin)
+        assert own._finalizer.alive and len(twin.experts._adafisher_taps) == 2
+    assert len(model.experts._adafisher_taps) == 2 and optimizer._finalizer.alive
+
+
+def test_no_tokens():
+    x, index, weights = batch(0)
+    assert Stacked("mixtral")(x[:0], index[:0], weights[:0]).shape == (0, 5)
 
 
 def test_an_expert_without_tokens_keeps_its_curvature():

@@ -80,6 +80,10 @@ def shard(model, mesh=None):
 def on_ranks(rank, count):
     mine = lambda ids: ids.chunk(count)[rank]  # noqa: E731
     results = {"messages": count_messages(mine), "bytes": {}}
+    if count == 2:
+        kernels = ("foreach", "plain")
+        results["skipped"] = [skipped_step(rank, 2, {**SETTINGS["kronecker"], "kernel": kernel}) for kernel in kernels]
+        results["first step"] = silent_first_step(rank)
     for name, knobs in SETTINGS.items():
         model, knobs = build(knobs)
         shard(model)
@@ -95,6 +99,38 @@ def on_ranks(rank, count):
             shard(model, init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard")))
             results[f"HSDP {name}"] = weights(train(model, make_optimizer(model, knobs), mine)[0])
     return results
+
+
+def skipped_step(rank, count, knobs):
+    """A gradient that is not finite on one rank, in the middle of training: the block stays as it was on all."""
+    model, knobs = build(knobs)
+    shard(model)
+    optimizer = make_optimizer(model, knobs)
+    mine = lambda ids: ids.chunk(count)[rank]  # noqa: E731
+    train(model, optimizer, mine)
+    next_token_loss(model, mine(tiny_batches(1, shape=(8, 5))[0])).backward()
+    before = weights(model)
+    for param in optimizer.param_groups[0]["params"]:
+        if param is model.experts:  # each of them is a block of its own
+            param.grad.to_local().fill_(float("nan"))
+        elif rank == 0:
+            param.grad.to_local().view(-1)[0] = float("nan")
+    optimizer.step()
+    return torch.equal(weights(model), before), bool(torch.isfinite(weights(train(model, optimizer, mine)[0])).all())
+
+
+def silent_first_step(rank):
+    """Fallbacks alone, with a gradient in the rows of one rank only: all take the step, or none."""
+    torch.manual_seed(0)
+    model = nn.ParameterList([nn.Parameter(torch.randn(4, 3))])
+    fully_shard(model)
+    optimizer = AdaFisherW(model.parameters(), model=model)
+    (parameter,) = model.parameters()
+    parameter.grad = torch.zeros_like(parameter)
+    if rank == 0:
+        parameter.grad.to_local()[0] = 1.0
+    optimizer.step()
+    return optimizer.param_groups[0]["step"]
 
 
 def local_bytes(optimizer):
@@ -128,9 +164,13 @@ def count_messages(mine):
 def test_sharded_ranks_follow_the_single_process(count):
     ranks = run_ranks(count, on_ranks, count)
     sizes, refresh, update = ranks[0].pop("messages")
-    # The statistics at a refresh (steps 0, 1 of the warm-up, then every third), three floats a block at every step.
-    assert sizes == [[refresh, update], [refresh, update], [update], [refresh, update], [update], [update]]
+    # The statistics at a refresh (steps 0, 1 of the warm-up, then every third), three floats a block at every step; and
+    # once whether there is any gradient.
+    assert sizes == [[1, refresh, update], [refresh, update], [update], [refresh, update], [update], [update]]
     stored = ranks[0].pop("bytes")
+    if count == 2:
+        assert ranks[0].pop("skipped") == [(True, True)] * 2
+        assert [ranks[0].pop("first step"), ranks[1]["first step"]] == [1, 1]
     for name in ranks[0]:
         model, knobs = build(SETTINGS.get(name.removeprefix("HSDP "), {}))
         optimizer = make_optimizer(model, knobs)

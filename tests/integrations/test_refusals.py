@@ -37,6 +37,12 @@ def test_flattened_parameters(tmp_path, model, changes, message):
         refuse_unsupported(arguments(tmp_path, **changes), model, AdaFisherConfig())
 
 
+def test_deepspeed_of_accelerate_launch(tmp_path, model):
+    launched = {"deepspeed_plugin": types.SimpleNamespace(zero_stage=2), "hf_deepspeed_config": None}
+    with pytest.raises(ValueError, match="DeepSpeed ZeRO flattens"):
+        refuse_unsupported(arguments(tmp_path, **launched), model, AdaFisherConfig())
+
+
 def test_fsdp1_of_accelerate_launch(tmp_path, model, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match="FSDP1 flattens"):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..kernels.divisor import Divisor
 from ..sharding import has_unreduced_gradients, is_sharded, whole
 from .capture import Gate, Tap
-from .experts import ExpertTap
+from .experts import TAPS, ExpertTap
 from .factors import wide
 from .layers import KINDS, LayerKind, Layout, gradient_layout
 from .modes import Mode, Use, gradient_sums
@@ -246,6 +246,8 @@ def _drop_retired(model: nn.Module) -> None:
             if getattr(getattr(hook, "__self__", None), "retired", False) is True:
                 del module._forward_hooks[key]
                 module._forward_hooks_with_kwargs.pop(key, None)
+        taps = vars(module).get(TAPS, [])
+        taps[:] = [tap for tap in taps if not tap.retired]
 
 
 def _refuse_sparse(owners: list[Owner]) -> None:

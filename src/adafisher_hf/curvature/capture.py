@@ -152,10 +152,10 @@ class Tap:
         return weights
 
     def __deepcopy__(self, memo: dict) -> Tap:
-        return _retired_tap()
+        return _retired_tap(type(self))
 
     def __reduce__(self) -> tuple:
-        return _retired_tap, ()
+        return _retired_tap, (type(self),)
 
 
 def full_precision(x: Tensor) -> torch.autocast:
@@ -163,7 +163,7 @@ def full_precision(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
-def _retired_tap() -> Tap:
-    tap = Tap.__new__(Tap)
+def _retired_tap(cls: type[Tap]) -> Tap:
+    tap = cls.__new__(cls)
     tap.retired = True
     return tap

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from .capture import Tap, full_precision
 from .factors import Sums, wide
+from .layers.experts import PARTS, has
 
-TAPS = "_adafisher_taps"  # attribute of the module: its taps by part
+TAPS = "_adafisher_taps"  # attribute of the module: a list
 
 
 class ExpertTap(Tap):
@@ -30,9 +31,9 @@ class ExpertTap(Tap):
         return (self.stack, 1)
 
     def attach(self, module: nn.Module) -> Any:
-        taps = vars(module).setdefault(TAPS, {})
-        taps[self.part] = self
-        return _Handle(taps, self.part)
+        taps = vars(module).setdefault(TAPS, [])
+        taps.append(self)
+        return _Handle(taps, self)
 
     @torch.no_grad()
     def watch(self, x: Tensor, y: Tensor, experts: Tensor, tokens: Tensor, count: int) -> None:
@@ -79,11 +80,11 @@ class ExpertTap(Tap):
 class _Handle:
     """Takes a tap off again."""
 
-    def __init__(self, taps: dict[str, ExpertTap], part: str):
-        self.taps, self.part = taps, part
+    def __init__(self, taps: list[ExpertTap], tap: ExpertTap):
+        self.taps, self.tap = taps, tap
 
     def remove(self) -> None:
-        self.taps.pop(self.part, None)
+        self.taps[:] = [tap for tap in self.taps if tap is not self.tap]
 
 
 def experts_forward(experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
@@ -102,35 +103,37 @@ def experts_forward(experts: Any, hidden_states: Tensor, top_k_index: Tensor, to
     """
     from transformers.integrations import moe
 
-    taps: dict[str, ExpertTap] = vars(experts).get(TAPS, {})
-    if experts._is_expert_parallel or torch.compiler.is_compiling():
+    taps: list[ExpertTap] = vars(experts).get(TAPS, [])
+    if getattr(experts, "_is_expert_parallel", False) or torch.compiler.is_compiling():
         return moe.grouped_mm_experts_forward(experts, hidden_states, top_k_index, top_k_weights)
     chosen, order = torch.sort(top_k_index.reshape(-1))
     tokens = order // top_k_index.shape[-1]
-    ends = torch.bincount(chosen, minlength=experts.num_experts).cumsum(0).to(torch.int32)
+    every = torch.arange(experts.num_experts, device=chosen.device)
+    ends = torch.searchsorted(chosen, every, right=True).to(torch.int32)  # bincount would wait for the device
 
     def linear(x: Tensor, weight: str) -> Tensor:
-        bias = getattr(experts, f"{weight}_bias")[chosen] if experts.has_bias else None
+        bias = getattr(experts, f"{weight}_bias")[chosen] if has(experts, "bias") else None
         grouped = _linear_one_by_one if x.dtype == torch.float64 else moe._grouped_linear
-        y = grouped(x, getattr(experts, weight), ends, bias=bias, is_transposed=experts.is_transposed)
-        tap = taps.get("down" if weight == "down_proj" else "up")
-        if tap is not None:
-            tap.watch(x, y, chosen, tokens, len(hidden_states))
+        y = grouped(x, getattr(experts, weight), offs=ends, bias=bias, is_transposed=experts.is_transposed)
+        for tap in taps:
+            if not tap.retired and tap.part == PARTS[weight]:
+                tap.watch(x, y, chosen, tokens, len(hidden_states))
         return y
 
-    activate: Callable[[Tensor], Tensor] = experts._apply_gate if experts.has_gate else experts.act_fn
-    hidden = activate(linear(hidden_states[tokens], "gate_up_proj" if experts.has_gate else "up_proj"))
+    gated = has(experts, "gate")
+    activate: Callable[[Tensor], Tensor] = experts._apply_gate if gated else experts.act_fn
+    hidden = activate(linear(hidden_states[tokens], "gate_up_proj" if gated else "up_proj"))
     out = linear(hidden, "down_proj")
-    if experts.has_post_expert_norm:
+    if has(experts, "post_expert_norm"):
         out = experts.post_expert_norm(out)
     weighted = out * top_k_weights.reshape(-1)[order].unsqueeze(-1)
     # Each row is written once, and the sum has one order: index_add_ has none on CUDA.
     by_token = torch.zeros_like(weighted).index_copy(0, order, weighted)
-    return by_token.view(len(hidden_states), -1, weighted.shape[-1]).sum(1).to(hidden_states.dtype)
+    return by_token.view(*top_k_index.shape, weighted.shape[-1]).sum(1).to(hidden_states.dtype)
 
 
-def _linear_one_by_one(x: Tensor, weight: Tensor, ends: Tensor, bias: Tensor | None, is_transposed: bool) -> Tensor:
+def _linear_one_by_one(x: Tensor, weight: Tensor, *, offs: Tensor, bias: Tensor | None, is_transposed: bool) -> Tensor:
     """Grouped products for float64, which torch's kernel does not know."""
-    rows = x.tensor_split(ends[:-1].long().cpu())
+    rows = x.tensor_split(offs[:-1].long().cpu())
     y = torch.cat([part @ (w if is_transposed else w.mT) for part, w in zip(rows, weight, strict=True)])
     return y if bias is None else y + bias

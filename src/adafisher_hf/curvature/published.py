@@ -114,7 +114,7 @@ class PublishedTap(Tap):
 
     @torch.no_grad()
     def forward(self, module: Any, args: tuple, kwargs: dict, output: Tensor) -> None:
-        if not self.gate.active or not output.requires_grad:
+        if self.retired or not self.gate.active or not output.requires_grad:
             return
         x = (args or tuple(kwargs.values()))[0]
         inputs = self.kind.raw_input(module, x.to(torch.promote_types(x.dtype, torch.float32)))

@@ -30,7 +30,7 @@ def refuse_unsupported(args: TrainingArguments, model: nn.Module, config: AdaFis
         raise ValueError(f"optim={name!r}: second_moment=rotated does not work with FSDP2: use second_moment=factors")
     if config.mode == "reference" and args.world_size > 1:
         raise ValueError("mode='reference' is the published arithmetic of one process: use mode='calibrated'")
-    if args.deepspeed and _zero_stage(args) > 0:
+    if _zero_stage(args) > 0:
         raise ValueError(
             f"optim={name!r} needs parameters in their own shape, DeepSpeed ZeRO flattens them: "
             "use FSDP2 or DDP (accelerate launch without deepspeed), or ZeRO stage 0"
@@ -58,5 +58,8 @@ def _fsdp_version(args: TrainingArguments) -> int:
 
 
 def _zero_stage(args: TrainingArguments) -> int:
-    config = getattr(args, "hf_deepspeed_config", None)
-    return 0 if config is None else int(config.get_value("zero_optimization.stage", 0))
+    """Of DeepSpeed, asked for by the arguments or by ``accelerate launch``."""
+    config, plugin = getattr(args, "hf_deepspeed_config", None), getattr(args, "deepspeed_plugin", None)
+    if config is not None:
+        return int(config.get_value("zero_optimization.stage", 0))
+    return int(getattr(plugin, "zero_stage", None) or 0)

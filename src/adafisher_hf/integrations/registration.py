@@ -50,7 +50,10 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Restores transformers as it was before ``register()``; does nothing if it was not called."""
+    """Restores transformers as it was before ``register()``; does nothing if it was not called.
+
+    A model whose experts run through ours needs another ``set_experts_implementation`` before it runs again.
+    """
     for name in OPTIMIZERS:
         trainer_optimizer._OPTIMIZER_HANDLERS.pop(name, None)
         _remove_member(name.upper(), name)

@@ -26,6 +26,7 @@ class Batch:
         compensations: what the rounding of half-precision weights has cut off, same view; None where that is dropped.
         grad_sqs: Σ g² of each block, shape (); a block where it is not finite is left alone.
         sizes: how many numbers each block has.
+        quotients: m/D where taking the lengths has made it already, by the index of the block.
         lengths: ‖m‖ and ‖m/D‖ with the momentum m of after the step, (2, blocks); None: the kernel takes them itself.
     """
 
@@ -38,6 +39,7 @@ class Batch:
     compensations: list[Tensor | None] = field(default_factory=list)
     grad_sqs: list[Tensor] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
+    quotients: dict[int, Tensor] = field(default_factory=dict)
     lengths: Tensor | None = None
 
 

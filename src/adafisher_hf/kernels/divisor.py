@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,7 +44,10 @@ class Divisor:
         second_moment: EMA of the squared rotated gradient, (stack, R, C), each gradient in units of its own RMS; where
             it is given, D is its square root relative to its mean instead of the sum of products.
         decay: of that EMA.
+        gathers: ``divide`` asks other ranks for their rows; better not twice.
     """
+
+    gathers: ClassVar[bool] = False
 
     rows: Tensor
     cols: Tensor

@@ -43,8 +43,8 @@ def _update_bucket(
     if hyper.weight_decay and not hyper.decoupled:
         _add_scaled(work, params, decay * sigma)
     _average(exp_avgs, work, hyper.beta)
-    for divisor, exp_avg, out in zip(batch.divisors[bucket], exp_avgs, work, strict=True):
-        divisor.divide(exp_avg, out=out)
+    for i, out in zip(range(len(batch.params))[bucket], work, strict=True):
+        _divide(batch, i, out)
     scale = taken * hyper.lr / correction
     if hyper.calibrated:
         before, after = _lengths(batch, bucket, work, sigma.dtype)
@@ -58,6 +58,13 @@ def _update_bucket(
     else:
         for param, update, compensation in zip(params, work, compensations, strict=True):
             subtract(param, update, compensation)
+
+
+def _divide(batch: Batch, i: int, out: Tensor) -> None:
+    if i not in batch.quotients:
+        batch.divisors[i].divide(batch.exp_avgs[i], out=out)
+    else:  # made before it was known whether the gradient is finite on all ranks
+        out.copy_(torch.where(torch.isfinite(batch.grad_sqs[i]), batch.quotients[i], 0.0))
 
 
 def _average(exp_avgs: list[Tensor], work: list[Tensor], beta: float) -> None:

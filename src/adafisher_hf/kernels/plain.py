@@ -28,7 +28,7 @@ def _update(batch: Batch, i: int, hyper: Hyper) -> None:
         grad = grad + hyper.weight_decay * sigma * theta
     exp_avg.copy_(exp_avg.to(step.dtype).lerp(grad, 1 - hyper.beta))
     momentum = exp_avg.to(step.dtype)
-    update = batch.divisors[i].divide(momentum)
+    update = batch.quotients[i] if i in batch.quotients else batch.divisors[i].divide(momentum)
     if hyper.calibrated:
         update = update * _graft(batch, i, momentum, update) / torch.where(sigma > 0, sigma, 1.0)
     update = update / (1 - hyper.beta ** step.item())

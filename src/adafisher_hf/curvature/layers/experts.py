@@ -16,6 +16,13 @@ from .base import LayerKind, Layout
 IMPLEMENTATION = "adafisher"  # in transformers' registry
 PARTS = {"gate_up_proj": "up", "up_proj": "up", "down_proj": "down"}  # parameters of the two linear maps
 
+PARTS_OF_OLD = {"gate": "gate_up_proj", "bias": "down_proj_bias", "post_expert_norm": "post_expert_norm"}
+
+
+def has(module: Any, what: str) -> bool:
+    """Whether the experts have a gate, biases or a norm; transformers 5.2 says so only by having them."""
+    return bool(getattr(module, f"has_{what}", hasattr(module, PARTS_OF_OLD[what])))
+
 
 class ExpertsKind(LayerKind):
     name = "experts"
@@ -37,5 +44,5 @@ class ExpertsKind(LayerKind):
             return Layout((*parameter.shape, 1), col="unit", independent=True, bias_input=inputs)
         inputs = parameter.shape[1 if module.is_transposed else 2]
         row, col = ("input", "output") if module.is_transposed else ("output", "input")
-        augmented = inputs if module.has_bias else 0
+        augmented = inputs if has(module, "bias") else 0
         return Layout(tuple(parameter.shape), row, col, independent=True, bias_input=augmented)  # type: ignore[arg-type]
