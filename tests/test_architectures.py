@@ -107,9 +107,9 @@ def test_experts_of_the_registry_have_blocks_of_their_own(name):
             model.gradient_checkpointing_enable()
             model.train()
         rest = [row.name for row in coverage(model) if row.kind == "gradient"]
-        assert all(re.search(r"(gate|router)\.(weight|bias)$|shared_expert_gate|sinks$", parameter) for parameter in rest), (
-            rest
-        )
+        assert all(
+            re.search(r"(gate|router)\.(weight|bias)$|shared_expert_gate|sinks$", parameter) for parameter in rest
+        ), rest
         optimizer = AdaFisherW(model, lr=1e-3)
         model(**batch).loss.backward()
         optimizer.step()
