@@ -18,3 +18,8 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seeded():
     set_seed(0)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest tests first, so that no process waits for the other's at the end."""
+    items.sort(key=lambda item: "test_training" not in item.nodeid)
