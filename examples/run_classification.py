@@ -3,7 +3,7 @@
 The articles are BBC News, the encoder is MiniLM, and both come in PyPI packages:
 
     python examples/run_classification.py --output_dir runs/topics --do_train --do_eval --optim adafisherw \\
-        --learning_rate 1e-4 --num_train_epochs 1 --max_length 64 --per_device_train_batch_size 16 \\
+        --learning_rate 1e-4 --num_train_epochs 1 --max_length 48 --per_device_train_batch_size 16 \\
         --logging_steps 20 --compare adamw_torch
 """
 

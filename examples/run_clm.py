@@ -3,7 +3,8 @@
 With no data and no model it trains a small Llama-style model on BBC News articles; the flags are those of
 transformers' own run_clm.py, and every flag of TrainingArguments:
 
-    python examples/run_clm.py --output_dir runs/news --do_train --do_eval --optim adafisherw --learning_rate 3e-3
+    python examples/run_clm.py --output_dir runs/news --do_train --do_eval --optim adafisherw --learning_rate 3e-3 \\
+        --max_steps 200 --per_device_train_batch_size 16 --max_eval_samples 200 --logging_steps 50 --compare adamw_torch
     python examples/run_clm.py --output_dir runs/mine --do_train --do_eval --optim adafisherw --train_file my.txt \\
         --model_name_or_path some/model
 

@@ -71,7 +71,7 @@ TASKS = {
         "LoRA on SmolLM2-135M, BBC News",
         FineTuning("lora", lora, 2, {"block_size": 64, "evaluated": 24, "lora_r": 8}, next_token=True),
         steps=30,
-        grid=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+        grid=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
         close=0.02,
         timed=20,
         arms=LORA_ARMS,
