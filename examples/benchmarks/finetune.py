@@ -80,7 +80,7 @@ TASKS = {
         "MiniLM, topics of BBC News",
         FineTuning("topics", topics, 16, {"max_length": 32}),
         steps=30,
-        grid=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
+        grid=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
         close=0.05,
         timed=20,
     ),
