@@ -15,8 +15,7 @@ from ..kernels.divisor import Divisor
 from ..sharding import has_unreduced_gradients, is_sharded, whole
 from .capture import Gate, Tap
 from .experts import TAPS, ExpertTap
-from .factors import wide
-from .layers import KINDS, LayerKind, Layout, gradient_layout
+from .layers import KINDS, LayerKind, Layout, gradient_layout, wide
 from .modes import Mode, Use, gradient_sums
 from .padding import Padding
 from .published import PUBLISHED_KINDS, PublishedTap

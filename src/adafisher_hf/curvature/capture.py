@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from .compiled import Observer
-from .factors import Sums, every, second_moment, wide
-from .layers import LayerKind, Layout, OneHot, Rows
+from .factors import Sums, every, second_moment
+from .layers import LayerKind, Layout, OneHot, Rows, wide
 from .padding import Padding
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .capture import Tap, full_precision
-from .factors import Sums, wide
+from .factors import Sums
+from .layers import wide
 from .layers.experts import PARTS, has
 
 TAPS = "_adafisher_taps"  # attribute of the module: a list

@@ -25,11 +25,6 @@ class Sums:
     rows: Tensor
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """Statistics are float32, float64 for float64 data: half precision overflows when squared."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def second_moment(rows: Rows, weights: Tensor, dense: bool = False) -> Tensor:
     """Σ_t w_t x_t², (stack, features), or Σ_t w_t x_t x_tᵀ, (stack, features, features).
 

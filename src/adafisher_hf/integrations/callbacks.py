@@ -52,7 +52,7 @@ class CurvatureCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Writes config and coverage, and drops from ``curvature.jsonl`` what this run is about to do again."""
-        self._optimizer, self._rows = _find_adafisher(kwargs.get("optimizer")), []
+        self._optimizer, self._rows = find_adafisher(kwargs.get("optimizer")), []
         if not state.is_world_process_zero:
             return
         if self._optimizer is None:
@@ -139,7 +139,8 @@ def _save_coverage(optimizer: AdaFisher, file: Path) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _find_adafisher(optimizer: Any) -> AdaFisher | None:
+def find_adafisher(optimizer: Any) -> AdaFisher | None:
+    """The AdaFisher inside accelerate's wrappers, if it is one."""
     found = _innermost(optimizer)
     return found if isinstance(found, AdaFisher) else None
 

@@ -10,6 +10,7 @@ from transformers import Seq2SeqTrainer, Trainer, TrainerCallback, TrainerContro
 
 from ..optimizer import AdaFisher
 from . import model_card
+from .callbacks import find_adafisher
 from .hub import explained
 
 logger = logging.getLogger(__name__)
@@ -33,14 +34,14 @@ class AdaFisherTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs, with the curvature's summary beside the training loss."""
-        optimizer = _find_adafisher(self.optimizer)
+        optimizer = find_adafisher(self.optimizer)
         if optimizer is not None and "loss" in logs:
             logs.update(_flat(optimizer.summary()))
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the model, with the optimizer's configuration beside it."""
-        optimizer = _find_adafisher(self.optimizer)
+        optimizer = find_adafisher(self.optimizer)
         # Before the model, so that a push to the Hub takes it along.
         if optimizer is not None:
             _save_config(optimizer, output_dir or self.args.output_dir, self.args)
@@ -48,7 +49,7 @@ class AdaFisherTrainer(Trainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes ``README.md`` as the Trainer does, with what it should say about the optimizer."""
-        optimizer = _find_adafisher(self.optimizer)
+        optimizer = find_adafisher(self.optimizer)
         if optimizer is None or not self.is_world_process_zero():
             return super().create_model_card(*args, **kwargs)
         file = Path(self.args.output_dir or ".") / "README.md"
@@ -79,7 +80,7 @@ class AdaFisherTrainer(Trainer):
             return super().push_to_hub(*args, **kwargs)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        optimizer = _find_adafisher(self.optimizer)
+        optimizer = find_adafisher(self.optimizer)
         # It pushes the output folder, into which it copies the model's files and nothing else.
         if optimizer is not None:
             _save_config(optimizer, self.args.output_dir, self.args)
@@ -111,17 +112,10 @@ class _TrainBegin(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         prepared = kwargs.get("optimizer")
-        optimizer = _find_adafisher(prepared)
+        optimizer = find_adafisher(prepared)
         if optimizer is not None:
             optimizer.attach_scaler(getattr(prepared, "scaler", None))
             _save_config(optimizer, args.output_dir, args)
-
-
-def _find_adafisher(optimizer: Any) -> AdaFisher | None:
-    """The AdaFisher inside accelerate's wrappers, if it is one."""
-    while optimizer is not None and not isinstance(optimizer, AdaFisher):
-        optimizer = getattr(optimizer, "optimizer", None)
-    return optimizer
 
 
 def _save_config(optimizer: AdaFisher, folder: str | None, args: TrainingArguments) -> None:

@@ -119,3 +119,8 @@ class LayerKind:
 def as_rows(x: Tensor) -> Tensor:
     """(..., features) → (1, tokens, features)."""
     return x.reshape(1, -1, x.shape[-1])
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Statistics are float32, float64 for float64 data: half precision overflows when squared."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import LayerKind, Layout, as_rows, bias_layout
+from .base import LayerKind, Layout, as_rows, bias_layout, wide
 
 
 class NormKind(LayerKind):
@@ -32,7 +32,7 @@ class LayerNormKind(NormKind):
 
     def inputs(self, module: Any, args: tuple, output: Tensor) -> Tensor | None:
         x = _features_last(module, args[0])
-        normalised = F.layer_norm(x.to(_wide(x)), module.normalized_shape, eps=module.eps)
+        normalised = F.layer_norm(x.to(wide(x.dtype)), module.normalized_shape, eps=module.eps)
         return normalised.reshape(1, -1, module.weight.numel())
 
     def outputs(self, module: Any, grad_output: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class RMSNormKind(NormKind):
         tensors = [a for a in args if isinstance(a, Tensor)]
         if len(tensors) != 1 or tensors[0].shape[-1] != module.weight.numel() or tensors[0].shape != output.shape:
             return None  # a gated norm: x̂ is not a function of one input
-        x = tensors[0].to(_wide(tensors[0]))
+        x = tensors[0].to(wide(tensors[0].dtype))
         if not _is_rms(module):
             return as_rows(F.layer_norm(x, x.shape[-1:], eps=_epsilon(module)))
         return as_rows(x * torch.rsqrt(x.square().mean(-1, keepdim=True) + _epsilon(module)))
@@ -73,7 +73,7 @@ class BatchNormKind(NormKind):
         return None
 
     def inputs(self, module: Any, args: tuple, output: Tensor) -> Tensor | None:
-        x = args[0].to(_wide(args[0]))
+        x = args[0].to(wide(args[0].dtype))
         if module.training or module.running_mean is None:
             normalised = F.batch_norm(x, None, None, training=True, eps=module.eps)
         else:
@@ -94,7 +94,7 @@ class GroupNormKind(NormKind):
         return None
 
     def inputs(self, module: Any, args: tuple, output: Tensor) -> Tensor | None:
-        normalised = F.group_norm(args[0].to(_wide(args[0])), module.num_groups, eps=module.eps)
+        normalised = F.group_norm(args[0].to(wide(args[0].dtype)), module.num_groups, eps=module.eps)
         return as_rows(normalised.movedim(1, -1))
 
     def outputs(self, module: Any, grad_output: Tensor) -> Tensor:
@@ -120,7 +120,3 @@ def _epsilon(module: Any) -> float:
 def _features_last(module: Any, x: Tensor) -> Tensor:
     # ConvNeXt's LayerNorm subclass normalises over channels that stand first.
     return x.movedim(1, -1) if getattr(module, "data_format", "") == "channels_first" else x
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
