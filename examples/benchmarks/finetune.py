@@ -96,7 +96,7 @@ TASKS = {
         "T5, headlines of BBC News",
         FineTuning("headlines", headlines, 16),
         steps=80,
-        grid=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+        grid=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
         close=0.1,
         timed=80,
     ),
