@@ -110,7 +110,10 @@ class Tap:
         mask = self.gate.padding.mask(self.mask_name, tokens) if mask is None else mask
         # Each one stands for the tokens that were skipped: another use of the weight may skip none.
         weights = self._weights(module, mask, output, rows)[::stride] * stride
-        return self._input_moment(args[0], every(rows, stride), weights), weights, stride
+        rows = every(rows, stride)
+        if output.dtype is torch.bfloat16 and isinstance(rows, Tensor) and "input" in self.dense:
+            rows = rows.to(torch.bfloat16)  # under autocast the layer's own product rounds them too
+        return self._input_moment(args[0], rows, weights), weights, stride
 
     @torch.no_grad()
     def backward(self, module: nn.Module, inputs: Tensor, weights: Tensor, stride: int, grad_output: Tensor) -> None:
@@ -134,7 +137,7 @@ class Tap:
         dense = "input" in self.dense
         if not dense:
             return second_moment(rows, weights, dense)
-        key = (self.kind.name, self.mask_name, len(weights), weights.dtype)
+        key = (self.kind.name, self.mask_name, len(weights), getattr(rows, "dtype", None))
         if self.gate.last_input is not None:
             reference, version, seen, moment = self.gate.last_input
             if reference() is x and version == x._version and seen == key:
@@ -159,7 +162,7 @@ class Tap:
 
 
 def full_precision(x: Tensor) -> torch.autocast:
-    """No autocast: hooks run inside the user's, where a matrix product would be rounded, and squares overflow."""
+    """No autocast: hooks run inside the user's, where products of float32 would be rounded, and squares overflow."""
     return torch.autocast(x.device.type, enabled=False)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .capture import Tap, full_precision
-from .factors import Sums
+from .factors import Sums, second_moment
 from .layers import wide
 from .layers.experts import PARTS, has
 
@@ -69,13 +69,12 @@ class ExpertTap(Tap):
         self.commit(Sums(inputs, outputs, rows.unsqueeze(1)))
 
     def _sum(self, side: str, rows: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
-        rows = rows.to(weights.dtype)
         if side not in self.dense:
-            squared = rows.square() * weights.unsqueeze(1)
+            squared = rows.to(weights.dtype).square() * weights.unsqueeze(1)
             return squared.new_zeros(self.stack, rows.shape[1]).index_add_(0, experts, squared)
         counts = torch.bincount(experts, minlength=self.stack).tolist()
-        own = zip((rows * weights.unsqueeze(1)).split(counts), rows.split(counts), strict=True)
-        return torch.stack([weighted.mT @ plain for weighted, plain in own])
+        own = zip(rows.unsqueeze(0).split(counts, 1), weights.split(counts), strict=True)
+        return torch.cat([second_moment(part, weight, dense=True) for part, weight in own])
 
 
 class _Handle:

@@ -1,4 +1,4 @@
-"""From rows (one a token) to a Kronecker factor: sums over tokens, in float32 or wider."""
+"""From rows (one a token) to a Kronecker factor: sums over tokens, kept in float32 or wider."""
 
 from __future__ import annotations
 
@@ -36,8 +36,11 @@ def second_moment(rows: Rows, weights: Tensor, dense: bool = False) -> Tensor:
     if isinstance(rows, OneHot):
         counts = weights.new_zeros(1, rows.size).index_add_(1, rows.ids, weights.unsqueeze(0))
         return torch.diag_embed(counts) if dense else counts
-    rows = rows.to(weights.dtype)
-    return (rows * weights.unsqueeze(-1)).mT @ rows if dense else weights @ rows.square()
+    if not dense:
+        return weights @ rows.to(weights.dtype).square()
+    # The network's own products are as coarse and as fast; float16 has not the range for squares of scaled gradients.
+    rows = rows if rows.dtype is torch.bfloat16 else rows.to(weights.dtype)
+    return ((rows * weights.to(rows.dtype).unsqueeze(-1)).mT @ rows).to(weights.dtype)
 
 
 def every(rows: Rows, stride: int) -> Rows:
