@@ -89,26 +89,34 @@ def test_kernels_agree_on_every_structure(cls, structure, state_dtype):
 
 @every_structure
 @pytest.mark.parametrize("kernel", ["plain", "foreach"])
-def test_a_bfloat16_momentum_is_the_only_thing_that_is_rounded(structure, kernel):
+def test_full_size_buffers_are_the_only_things_that_are_rounded(structure, kernel):
     """Every other buffer stays wide, and the trajectory stays within bfloat16's relative precision of a step."""
     model = tiny()
-    optimizer = AdaFisherW(model.parameters(), model=model, state_dtype="bfloat16", lr=1e-2, kernel=kernel)
+    knobs = dict(STRUCTURES[structure], lr=1e-2, kernel=kernel)
+    optimizer = AdaFisherW(model.parameters(), model=model, state_dtype="bfloat16", **knobs)
     start = train(model, optimizer, [])
     train(model, optimizer, tiny_batches(2))
     for state in optimizer.state.values():
-        narrow = [key for key, value in state.items() if value.dtype != torch.float64]
-        assert narrow == ["exp_avg"] and state["exp_avg"].dtype == torch.bfloat16
+        narrow = {key for key, value in state.items() if value.dtype == torch.bfloat16}
+        assert narrow == {"exp_avg", "rotated_sq"} & state.keys()
+        assert all(value.dtype == torch.float64 for key, value in state.items() if key not in narrow)
     knobs = dict(kernel=kernel, weight_decay=0.0, **STRUCTURES[structure])
     rounded, exact = trajectory(state_dtype="bfloat16", **knobs), trajectory(**knobs)
     assert 0 < (rounded - exact).norm() < 2e-2 * (exact - start).norm()
 
 
-@pytest.mark.parametrize("setting", [*STRUCTURES, "paper", "reference", "bfloat16"])
+COARSE = {
+    "bfloat16": {"state_dtype": "bfloat16"},
+    "rotated, bfloat16": {**STRUCTURES["rotated"], "state_dtype": "bfloat16"},
+}
+
+
+@pytest.mark.parametrize("setting", [*STRUCTURES, "paper", "reference", *COARSE])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_resume_is_bitwise(setting, dtype):
     batches = tiny_batches(14)
     others = {"paper": {"mode": "paper", "lr": 1e-4}, "reference": {"mode": "reference", "lr": 1e-4}}
-    chosen = {**STRUCTURES, **others, "bfloat16": {"state_dtype": "bfloat16"}}[setting]
+    chosen = (STRUCTURES | others | COARSE)[setting]
     knobs = dict(lr=1e-2, update_warmup=3, update_interval=4, weight_decay=0.1) | chosen
     model = tiny(dtype=dtype)
     optimizer = AdaFisherW(model.parameters(), model=model, **knobs)
@@ -124,7 +132,7 @@ def test_resume_is_bitwise(setting, dtype):
     second = AdaFisherW(resumed.parameters(), model=resumed, **knobs)
     second.load_state_dict(saved["optimizer"])
     for state in second.state.values():
-        narrow = {"compensation"} | ({"exp_avg"} if setting == "bfloat16" else set())
+        narrow = {"compensation"} | ({"exp_avg", "rotated_sq"} if setting in COARSE else set())
         wide = {key: value.dtype for key, value in state.items() if key not in narrow}
         assert set(wide.values()) == {torch.promote_types(dtype, torch.float32)}
     assert torch.equal(train(resumed, second, batches[6:]), straight)

@@ -85,7 +85,8 @@ class AdaFisherConfig:
     state_dtype: str = knob(
         "float32",
         STATE_DTYPES,
-        "of the momentum (float64 for float64 parameters if float32 is asked for); all else is float32 at least",
+        "of the momentum and of rotated second moments (float64 for float64 parameters if float32 is asked for); "
+        "all else is float32 at least",
     )
     rounding: str = knob(
         "kahan",

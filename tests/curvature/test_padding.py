@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, T5Config, T5ForConditionalGeneration
 
 from adafisher_hf import AdaFisherW
@@ -48,6 +49,28 @@ def test_decoder_without_a_mask_counts_every_token():
     rows = rows_seen(T5ForConditionalGeneration(config), dict(input_ids=ids, attention_mask=mask, labels=ids))
     assert rows["decoder.block.0.layer.0.SelfAttention.q"] == 10
     assert rows["encoder.block.0.layer.0.SelfAttention.q"] == 8
+
+
+def test_decoder_without_a_mask_goes_by_its_labels():
+    """What the Trainer's collator sends; a token without a label between others is no padding."""
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=12, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    model = T5ForConditionalGeneration(config).eval()
+    ids, labels = torch.randint(1, 20, (2, 7)), torch.randint(1, 20, (2, 5))
+    labels[0, 1] = labels[1, 3:] = -100
+    curvatures = []
+    for padding in (0, 4):
+        padded = nn.functional.pad(labels, (0, padding), value=-100)
+        rows = rows_seen(model, dict(input_ids=ids, labels=padded))
+        assert rows["decoder.block.0.layer.0.SelfAttention.q"] == rows["lm_head"] == 8
+        assert rows["encoder.block.0.layer.0.SelfAttention.q"] == 14
+        optimizer = AdaFisherW(model.parameters(), model=model, lr=0.0, weight_decay=0.0)
+        model.zero_grad()
+        model(input_ids=ids, labels=padded).loss.backward()
+        optimizer.step()
+        curvatures.append({n: optimizer.curvature(p) for n, p in model.named_parameters() if "relative" not in n})
+    for name, curvature in curvatures[0].items():
+        torch.testing.assert_close(curvatures[1][name], curvature, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_positional_mask_is_found():

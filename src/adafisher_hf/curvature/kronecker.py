@@ -50,7 +50,7 @@ class Kronecker(Calibrated):
             eye = torch.eye(length, dtype=like.dtype, device=like.device)
             state[f"{side}_basis"] = eye.repeat(layout.shape[0], 1, 1)
         if self.rotated and self.dense_sides(layout) == SIDES:
-            state["rotated_sq"] = like.new_zeros(layout.shape)
+            state["rotated_sq"] = like.new_zeros(layout.shape, dtype=state["exp_avg"].dtype)
 
     @torch.no_grad()
     def update_bases(self, states: list[tuple[State, list[Layout]]]) -> None:

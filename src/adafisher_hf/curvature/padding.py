@@ -1,7 +1,8 @@
 """Which tokens are padding: the attention mask of the running forward pass, and whose it is.
 
 Encoder-decoder models have two: modules of the encoder, and the keys and values of cross-attention (they read the
-encoder's states), go by ``attention_mask``; all others by ``decoder_attention_mask``. Only 2-D masks count.
+encoder's states), go by ``attention_mask``; all others by ``decoder_attention_mask`` or, where none is given (the
+Trainer's collator makes none), by the labels. Only 2-D masks count.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 MASKS = ("attention_mask", "decoder_attention_mask")
+_IGNORED = -100  # what transformers' losses leave out
 _CROSS_KEY_VALUE = re.compile(
     r"(EncDecAttention|encoder_attn|cross_?attn|cross_?attention).*\b(k|v|key|value|[kv]_proj)$", re.I
 )
@@ -29,7 +31,8 @@ class Padding:
         self._encoder = _encoder_prefix(model)
         parameters = list(inspect.signature(model.forward).parameters)
         positions = {parameters.index(mask): mask for mask in MASKS if mask in parameters}
-        self.handle = model.register_forward_pre_hook(partial(_remember, self._masks, positions), with_kwargs=True)
+        remember = partial(_remember, self._masks, positions, self._encoder_decoder)
+        self.handle = model.register_forward_pre_hook(remember, with_kwargs=True)
 
     def mask_name(self, module_name: str) -> str:
         """Which mask the tokens of this module go by."""
@@ -48,11 +51,27 @@ class Padding:
         return mask.reshape(-1) if mask is not None and mask.numel() == count else None
 
 
-def _remember(masks: dict, positions: dict[int, str], module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+def _remember(
+    masks: dict,
+    positions: dict[int, str],
+    encoder_decoder: bool,
+    module: nn.Module,
+    args: tuple,
+    kwargs: dict[str, Any],
+) -> None:
     given = {name: args[i] for i, name in positions.items() if i < len(args)} | kwargs
+    if encoder_decoder and given.get("decoder_attention_mask") is None:
+        given["decoder_attention_mask"] = _up_to_the_last_label(given.get("labels"))
     for name in masks:
         mask = given.get(name)
         masks[name] = mask if isinstance(mask, Tensor) and mask.dim() == 2 and _hides_something(mask) else None
+
+
+def _up_to_the_last_label(labels: Any) -> Tensor | None:
+    """A decoder's tokens after the last one with a label are padding: no gradient reaches them, for it is causal."""
+    if not isinstance(labels, Tensor) or labels.dim() != 2:
+        return None
+    return (labels != _IGNORED).int().flip(1).cummax(1).values.flip(1)
 
 
 def _hides_something(mask: Tensor) -> bool:

@@ -83,10 +83,10 @@ class Divisor:
         if self.second_moment is None:
             return
         valid = torch.isfinite(grad_sq) & (grad_sq > 0)
-        squared = self.basis.rotate(grad.to(self.second_moment.dtype)).square_()
+        squared = self.basis.rotate(grad).square_()
         squared.mul_(grad.numel() / grad_sq)
         old = self.second_moment
-        old.lerp_(torch.where(valid, squared, old), 1 - self.decay)
+        old.copy_(torch.where(valid, squared.lerp_(old.to(squared.dtype), self.decay), old))
 
     def blocks(self) -> list[Divisor]:
         """One divisor for each matrix of the stack, for parameters whose matrices are blocks of their own."""
@@ -117,6 +117,6 @@ class Divisor:
         return Divisor(rows, self.cols[:, matrix], self.damping.expand(stack, 1, 1)[matrix], basis)
 
     def _from_second_moment(self, second_moment: Tensor, out: Tensor | None) -> Tensor:
-        mean = second_moment.mean((1, 2), keepdim=True)
+        mean = second_moment.mean((1, 2), keepdim=True, dtype=self.damping.dtype)
         out = torch.div(second_moment, torch.where(mean > 0, mean, 1.0), out=out)
         return out.sqrt_().add_(self.damping)
