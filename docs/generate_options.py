@@ -13,6 +13,7 @@ from adafisher_hf import AdaFisherConfig
 from adafisher_hf.config import DEFAULTS
 
 FIRST = ("mode", "structure")
+CHANGING = {"gamma": "0.95, then 0.8", "token_stride": "up to 4"}  # defaults that no constant stands for
 PAGE = Path(__file__).parent / "options.md"
 TEXT = """# Options
 
@@ -107,7 +108,7 @@ def defaults() -> str:
     keys = list(dict.fromkeys(key for values in DEFAULTS.values() for key in values))
     lines = [["mode", "structure", *keys], ["---"] * (2 + len(keys))]
     for (mode, structure), values in DEFAULTS.items():
-        lines.append([f"`{mode}`", f"`{structure}`", *(str(values.get(key, "0.95, then 0.8")) for key in keys)])
+        lines.append([f"`{mode}`", f"`{structure}`", *(str(values.get(key, CHANGING.get(key))) for key in keys)])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"## Defaults by mode and structure\n\n{table}\n"
 

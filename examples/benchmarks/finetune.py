@@ -45,6 +45,11 @@ LORA_ARMS = (
     Arm("AdaFisherW, kronecker", adafisherw, {"structure": "kronecker", "max_factor_dim": 16}),
     Arm("LoRA+ (AdamW)", loraplus, {"ratio": 16.0}),
 )
+# A batch has hardly more tokens than a factor has rows: what happens if only some of them are measured?
+TOPICS_ARMS = (
+    *ARMS,
+    Arm("AdaFisherW, kronecker, every 4th token", adafisherw, {"structure": "kronecker", "token_stride": 4}),
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ TASKS = {
         grid=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
         close=0.05,
         timed=20,
+        arms=TOPICS_ARMS,
     ),
     "digits": Task(
         "ViT, digits",

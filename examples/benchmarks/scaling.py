@@ -23,6 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the examples' folder, whose modules this one shares
 
 from adafisher_hf import AdaFisherW
+from adafisher_hf.curvature.factors import STRIDE
 from adafisher_hf.curvature.reduce import message_length
 from plotting import plot_scaling
 from tables import markdown
@@ -114,7 +115,7 @@ def count(optimizer: AdaFisherW) -> Count:
     taps = list(optimizer._blocks._taps.values())
     # A multiplication and an addition a feature; a dense side is a matrix product.
     work = 2 * sum(torch.Size(shape).numel() for tap in taps for shape in tap.shapes.values())
-    stride, interval = optimizer.config.token_stride or 1, optimizer.config.update_interval
+    stride, interval = optimizer.config.token_stride or STRIDE, optimizer.config.update_interval
     return Count(parameters, message_length(taps), 3 * blocks, interval, work / stride / interval / (6 * parameters))
 
 

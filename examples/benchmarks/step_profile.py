@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the examples' fo
 
 from adafisher_hf import AdaFisher, AdaFisherConfig
 from adafisher_hf.curvature.capture import Tap
+from adafisher_hf.curvature.factors import automatic_stride
 from adafisher_hf.curvature.kronecker import Kronecker
 from adafisher_hf.curvature.modes import Calibrated
 from adafisher_hf.kernels import Divisor
@@ -130,13 +131,14 @@ def count(sizes: Sequence[tuple[int, ...]], config: AdaFisherConfig, tokens: int
     work = {"forward, backward": 6.0 * tokens * sum(rows * cols for rows, cols in sizes)}
     if config.structure == "diagonal":
         return work
-    stride, interval = config.token_stride or 1, config.update_interval
+    interval = config.update_interval
 
     def dense(*sides: int) -> list[int]:
         return [side for side in sides if side <= config.max_factor_dim]
 
     for rows, cols in sizes:
         sides = dense(rows, cols)
+        stride = config.token_stride or automatic_stride(tokens, max(sides, default=0))
         work |= {
             part: work.get(part, 0.0) + numbers
             for part, numbers in {

@@ -25,11 +25,12 @@ STATE_DTYPES = ("float32", "bfloat16")
 ROUNDINGS = ("kahan", "nearest")
 KERNELS = ("auto", "plain", "foreach")
 
-# What None stands for, by mode and structure. Calibrated γ stays None: it changes when the dense warm-up ends.
+# What None stands for, by mode and structure. Calibrated γ stays None: it changes when the dense warm-up ends; so does
+# the stride of Kronecker factors, which goes by the number of tokens.
 PUBLISHED: dict[str, Any] = {"damping": 1e-3, "gamma": 0.8, "update_warmup": 0, "token_stride": 1}
 DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("calibrated", "diagonal"): {"damping": 0.1, "update_warmup": 100, "token_stride": 1},
-    ("calibrated", "kronecker"): {"damping": 0.3, "update_warmup": 100, "token_stride": 4},
+    ("calibrated", "kronecker"): {"damping": 0.3, "update_warmup": 100},
     ("paper", "diagonal"): PUBLISHED,
     ("reference", "diagonal"): PUBLISHED,
 }
@@ -80,7 +81,10 @@ class AdaFisherConfig:
         "kronecker: curvature in the basis from the factors' eigenvalues, or an EMA of the squared rotated gradient",
     )
     token_stride: int | None = knob(
-        None, Interval(1), "take the statistics of every so many tokens of a sequence (diagonal: 1; kronecker: 4)"
+        None,
+        Interval(1),
+        "take the statistics of every so many tokens (diagonal: 1; kronecker: up to 4, as long as a dense factor gets "
+        "as many tokens as it has rows)",
     )
     state_dtype: str = knob(
         "float32",

@@ -81,7 +81,7 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         self._last_lrs: list[float | Tensor] = []
         self._mode = make_mode(self.config)
         self._blocks = Blocks(model, self._mode, published=self.config.mode == "reference", ranks=process_group)
-        self._blocks.gate.stride = self.config.token_stride or 1
+        self._blocks.gate.stride = self.config.token_stride
         self._finalizer = weakref.finalize(self, _remove, self._blocks.handles)
         group_knobs = {name: getattr(self.config, name) for name in GROUP_KNOBS}
         try:

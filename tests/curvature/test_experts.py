@@ -21,6 +21,7 @@ STRUCTURES = {
     "diagonal": {},
     "strided": {"token_stride": 3},
     "kronecker": {"structure": "kronecker", "token_stride": 1, "basis_interval": 2},
+    "every row": {"structure": "kronecker", "basis_interval": 2},
     "paper": {"mode": "paper", "lr": 1e-6},
 }
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .compiled import Observer
-from .factors import Sums, every, second_moment
+from .factors import Sums, automatic_stride, every, second_moment
 from .layers import LayerKind, Layout, OneHot, Rows, wide
 from .padding import Padding
 
@@ -28,7 +28,7 @@ class Gate:
     """What all taps of a model share. Nothing here refers to the optimizer, so that hooks cannot keep it alive."""
 
     padding: Padding
-    stride: int = 1  # statistics of every so many tokens
+    stride: int | None = 1  # statistics of every so many tokens; None: of as many as dense factors need
     active: bool = True
     inverse_scale: Callable[[], Tensor | float] | None = None  # of the loss scaler, where the mode needs it
     last_input: tuple | None = None  # (weak reference, version, kind of moment) and moment of the last input
@@ -90,6 +90,12 @@ class Tap:
                 output.register_hook(partial(self.backward, module, *measured))
         return None
 
+    def stride(self, tokens: int) -> int:
+        """Every how-many-th of so many tokens is measured."""
+        if self.gate.stride is not None:
+            return self.gate.stride
+        return automatic_stride(tokens, max((self.shapes[side][-1] for side in self.dense), default=0))
+
     @torch.no_grad()
     def measure(
         self, module: nn.Module, args: tuple, output: Tensor, mask: Tensor | None = None
@@ -106,7 +112,7 @@ class Tap:
             return None
         tokens = self.kind.tokens(module, args, output)
         # Rows that stand for whole examples (a pooled classifier's) are few, and all count.
-        stride = 1 if tokens is not None and len(tokens) < 2 else self.gate.stride
+        stride = 1 if tokens is not None and len(tokens) < 2 else self.stride(_count(rows))
         mask = self.gate.padding.mask(self.mask_name, tokens) if mask is None else mask
         # Each one stands for the tokens that were skipped: another use of the weight may skip none.
         weights = self._weights(module, mask, output, rows)[::stride] * stride
@@ -148,8 +154,9 @@ class Tap:
 
     def _weights(self, module: nn.Module, mask: Tensor | None, output: Tensor, rows: Rows) -> Tensor:
         dtype = wide(output.dtype)
-        count = rows.ids.numel() if isinstance(rows, OneHot) else rows.shape[1]
-        weights = output.new_ones(count, dtype=dtype) if mask is None else mask.to(output.device, dtype).reshape(-1)
+        weights = (
+            output.new_ones(_count(rows), dtype=dtype) if mask is None else mask.to(output.device, dtype).reshape(-1)
+        )
         if isinstance(rows, OneHot) and getattr(module, "padding_idx", None) is not None:
             weights = weights * (rows.ids != module.padding_idx)  # these rows get no gradient
         return weights
@@ -159,6 +166,10 @@ class Tap:
 
     def __reduce__(self) -> tuple:
         return _retired_tap, (type(self),)
+
+
+def _count(rows: Rows) -> int:
+    return rows.ids.numel() if isinstance(rows, OneHot) else rows.shape[1]
 
 
 def full_precision(x: Tensor) -> torch.autocast:

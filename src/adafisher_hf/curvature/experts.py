@@ -49,7 +49,7 @@ class ExpertTap(Tap):
         """
         if self.retired or not self.gate.active or not y.requires_grad:
             return
-        stride = self.gate.stride
+        stride = self.stride(len(x) // self.stack)
         weights = torch.full_like(experts, stride, dtype=wide(y.dtype))
         mask = self.gate.padding.flat_mask(self.mask_name, count)
         if mask is not None:
@@ -57,12 +57,12 @@ class ExpertTap(Tap):
         weights, experts = weights[::stride], experts[::stride]
         with full_precision(y):
             inputs = self._sum("input", x[::stride], experts, weights)
-        y.register_hook(partial(self._take_output, inputs, experts, weights))
+        y.register_hook(partial(self._take_output, inputs, experts, weights, stride))
 
     @torch.no_grad()
-    def _take_output(self, inputs: Tensor, experts: Tensor, weights: Tensor, grad: Tensor) -> None:
+    def _take_output(self, inputs: Tensor, experts: Tensor, weights: Tensor, stride: int, grad: Tensor) -> None:
         with full_precision(grad):
-            outputs = self._sum("output", grad[:: self.gate.stride], experts, weights)
+            outputs = self._sum("output", grad[::stride], experts, weights)
         if self.gate.inverse_scale is not None:
             outputs = outputs * self.gate.inverse_scale() ** 2
         rows = weights.new_zeros(self.stack).index_add_(0, experts, weights)
