@@ -38,6 +38,7 @@ ARMS = (
     Arm("Adafactor", adafactor),
     Arm("AdaFisherW", adafisherw),
     Arm("AdaFisherW, kronecker", adafisherw, {"structure": "kronecker"}),
+    Arm("AdaFisherW, kronecker, τ = 1", adafisherw, {"structure": "kronecker", "damping": 1.0}),
 )
 # The wide side of an adapter would have a factor far larger than the adapter (docs/lora.md).
 LORA_ARMS = (
