@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 Points = Sequence[tuple[float, float]]
 
@@ -41,24 +42,26 @@ def plot_arms(curves: Mapping[str, Sequence[Points]], path: str | Path, title: s
 
 
 def plot_rates(panels: Mapping[str, Mapping[str, Points]], path: str | Path) -> Path:
-    """Loss against the learning rate: a panel a task, a line an arm, a ring around its best rate.
+    """Loss against the learning rate: a panel a task, a colour an arm, a ring around its best rate.
 
     A line that leaves its panel at the top goes on far above: the panel is about the differences near the best.
     """
-    figure = Figure(figsize=(10, 8), dpi=120, layout="constrained")
+    figure = Figure(figsize=(10, 8.5), dpi=120, layout="constrained")
+    lines: dict[str, Line2D] = {}  # of the legend, which all panels share
     grid = figure.subplots((len(panels) + 1) // 2, 2, squeeze=False).flat
     for axes, (title, curves) in zip(grid, panels.items(), strict=False):
         losses = []
-        for index, (arm, points) in enumerate(curves.items()):
+        for arm, points in curves.items():
             best = min(points, key=lambda point: point[1])
             losses.append(best[1])
-            axes.plot(*zip(*points, strict=True), color=f"C{index}", marker="o", markersize=4, label=arm)
-            axes.plot(*best, color=f"C{index}", marker="o", markersize=11, fillstyle="none")
+            color = lines[arm].get_color() if arm in lines else f"C{len(lines)}"
+            (lines[arm],) = axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=4, label=arm)
+            axes.plot(*best, color=color, marker="o", markersize=11, fillstyle="none")
         height = 4 * (max(losses) - min(losses))
         axes.set(title=title, xscale="log", xlabel="learning rate", ylabel="tuning loss (nats)")
         axes.set_ylim(min(losses) - height / 16, min(losses) + height)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+    figure.legend(handles=[*lines.values()], loc="outside lower center", ncols=3)
     figure.savefig(path)
     return Path(path)
 
