@@ -11,7 +11,7 @@ from pathlib import Path
 
 from adafisher_hf import coverage
 from adafisher_hf.cli import build_on_meta
-from adafisher_hf.curvature import summarize
+from adafisher_hf.insight.coverage import summarize
 
 ARCHITECTURES = (
     "gpt2", "llama", "qwen3", "gemma3_text", "mistral", "phi", "gpt_neox", "opt", "bert", "roberta", "distilbert",

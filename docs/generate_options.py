@@ -9,8 +9,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from adafisher_hf import AdaFisherConfig
-from adafisher_hf.config import DEFAULTS
+from adafisher_hf.config.adafisher import AdaFisherConfig
+from adafisher_hf.config.knobs import allowed_of
+from adafisher_hf.preconditioners import CALIBRATED, PRECONDITIONERS
 
 FIRST = ("mode", "structure")
 CHANGING = {"gamma": "0.95, then 0.8", "token_stride": "up to 4"}  # defaults that no constant stands for
@@ -96,7 +97,7 @@ def section(knob: dataclasses.Field) -> str:
 
 
 def allowed(knob: dataclasses.Field) -> str:
-    values: Any = knob.metadata["allowed"]
+    values: Any = allowed_of(AdaFisherConfig, knob.name)
     if isinstance(values, tuple):
         return ", ".join(f"`{value}`" for value in values)
     return f"{'an integer' if 'int' in knob.type else 'a number'} {values}" + (
@@ -105,10 +106,12 @@ def allowed(knob: dataclasses.Field) -> str:
 
 
 def defaults() -> str:
-    keys = list(dict.fromkeys(key for values in DEFAULTS.values() for key in values))
+    keys = list(dict.fromkeys(key for entry in PRECONDITIONERS.values() for key in entry.defaults))
     lines = [["mode", "structure", *keys], ["---"] * (2 + len(keys))]
-    for (mode, structure), values in DEFAULTS.items():
-        lines.append([f"`{mode}`", f"`{structure}`", *(str(values.get(key, CHANGING.get(key))) for key in keys)])
+    for name, entry in PRECONDITIONERS.items():
+        structure = name if entry.mode == CALIBRATED else "diagonal"
+        values = (str(entry.defaults.get(key, CHANGING.get(key))) for key in keys)
+        lines.append([f"`{entry.mode}`", f"`{structure}`", *values])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"## Defaults by mode and structure\n\n{table}\n"
 

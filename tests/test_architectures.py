@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from adafisher_hf import AdaFisherW, coverage
-from adafisher_hf.curvature import summarize
+from adafisher_hf.insight.coverage import summarize
 from tests.architectures import CASES, build
 
 # What no hook can see, and what it is; everything else must have a block of its own.

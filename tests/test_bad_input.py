@@ -40,13 +40,6 @@ def test_complex_parameter():
         AdaFisherW(model.parameters(), model=model)
 
 
-def test_closure():
-    model = tiny()
-    optimizer = AdaFisherW(model.parameters(), model=model)
-    with pytest.raises(ValueError, match="takes no closure"):
-        optimizer.step(lambda: next_token_loss(model, tiny_batches(1)[0]))
-
-
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
@@ -164,7 +157,7 @@ def test_a_foreign_parameter_after_a_good_one_leaves_nothing_behind():
     optimizer = AdaFisherW([model.up.weight], model=model)
     with pytest.raises(ValueError, match="does not belong"):
         optimizer.add_param_group({"params": [model.down.weight, nn.Parameter(torch.ones(2))]})
-    assert len(list(optimizer._blocks)) == 1 and not model.down._forward_hooks
+    assert len(list(optimizer._statistics)) == 1 and not model.down._forward_hooks
 
 
 def test_the_model_is_a_module():

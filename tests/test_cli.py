@@ -134,6 +134,19 @@ def test_help(argv, capsys):
     assert ("update_interval = 10" in out) == (argv == ["--help"])
 
 
+def test_help_waits_for_nothing_heavy():
+    code = """
+import sys
+from adafisher_hf.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+assert not {"torch", "transformers", "huggingface_hub", "matplotlib"} & set(sys.modules)
+"""
+    assert run("-c", code).stderr == ""
+
+
 # coverage
 
 

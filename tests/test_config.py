@@ -5,19 +5,25 @@ import dataclasses
 import json
 import math
 import pickle
+import subprocess
+import sys
 import warnings
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from adafisher_hf.config import CONFIG_NAME, MODES, AdaFisherConfig, Interval, knob_help
+from adafisher_hf.config import Interval, OptimizerConfig, knob
+from adafisher_hf.config.adafisher import CONFIG_NAME, AdaFisherConfig
+from adafisher_hf.config.knobs import allowed_of, help_of
+from adafisher_hf.preconditioners import modes
 
 KNOBS = {knob.name: knob for knob in dataclasses.fields(AdaFisherConfig)}
 
 
 def _values(knob):
-    allowed = knob.metadata["allowed"]
+    allowed = allowed_of(AdaFisherConfig, knob.name)
     if not isinstance(allowed, Interval):
         return st.sampled_from(allowed)
     if "int" in knob.type:
@@ -55,7 +61,7 @@ def test_resolved_fills_in_the_defaults_of_the_mode(mode, expected):
     assert config.resolved() == config
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", modes())
 def test_resolved_keeps_what_was_set(mode):
     config = AdaFisherConfig(mode=mode, damping=0.5, gamma=0.25, update_warmup=3, token_stride=2)
     assert config.resolved() == config
@@ -309,10 +315,68 @@ def test_a_folder_with_an_at_sign_is_no_revision(tmp_path, monkeypatch):
 
 
 def test_help_speaks_of_every_knob():
-    text = knob_help()
-    for knob in KNOBS.values():
-        assert knob.name in text
-        assert knob.metadata["help"] in text
+    text = help_of(AdaFisherConfig)
+    for found in KNOBS.values():
+        assert found.name in text
+        assert found.metadata["help"] in text
+
+
+def test_importing_a_config_loads_nothing_heavy():
+    code = """
+import sys
+from adafisher_hf.config.adafisher import AdaFisherConfig
+AdaFisherConfig.from_optim_args("damping=0.1,structure=kronecker").resolved().to_optim_args(explicit=True)
+assert not {"torch", "transformers", "huggingface_hub", "numpy"} & {name.split(".")[0] for name in sys.modules}
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+FLAVOURS = ["sweet"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SomeConfig(OptimizerConfig):
+    flavour: str = knob("sweet", lambda: tuple(FLAVOURS), "of a registry")
+    ahead: bool = knob(False, (True, False), "look ahead")
+    maybe: bool | None = knob(None, (True, False), "look back")
+    rate: float = knob(0.5, Interval(0, 1), "of something")
+
+
+def test_the_choices_of_a_registry_are_those_it_has_now(monkeypatch):
+    for make in (lambda: SomeConfig(flavour="sour"), lambda: SomeConfig.from_optim_args("flavour=sour")):
+        with pytest.raises(ValueError, match="flavour must be one of 'sweet', got 'sour'"):
+            make()
+    monkeypatch.setattr(sys.modules[__name__], "FLAVOURS", ["sweet", "sour"])
+    assert SomeConfig(flavour="sour") == SomeConfig.from_optim_args("flavour=sour")
+    assert "flavour = sweet  (one of 'sweet', 'sour')" in help_of(SomeConfig)
+
+
+@pytest.mark.parametrize(("text", "value"), [("True", True), ("true", True), ("False", False), ("false", False)])
+def test_switches(text, value):
+    config = SomeConfig.from_optim_args(f"ahead={text},maybe={text}")
+    assert (config.ahead, config.maybe) == (value, value)
+    assert SomeConfig.from_optim_args(config.to_optim_args(explicit=True)) == config
+
+
+def test_a_switch_is_no_number_and_a_number_no_switch():
+    for knobs in ({"ahead": 1}, {"ahead": "true"}, {"ahead": None}, {"rate": False}):
+        with pytest.raises(TypeError, match=f"{next(iter(knobs))} must be"):
+            SomeConfig(**knobs)
+    for text in ("ahead=1", "ahead=yes", "ahead=none", "maybe=1"):
+        with pytest.raises(ValueError, match="must be one of True, False, got"):
+            SomeConfig.from_optim_args(text)
+    assert SomeConfig.from_optim_args("maybe=none").maybe is None
+
+
+def test_the_config_of_another_optimizer_has_a_file_of_its_own(tmp_path):
+    config = SomeConfig(rate=0.25, ahead=True)
+    config.save_pretrained(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["optimizer_config.json"]
+    assert SomeConfig.from_pretrained(tmp_path) == config.resolved() == config
+    with pytest.raises(FileNotFoundError, match="no optimizer config at 'nowhere/optimizer_config.json': give a"):
+        SomeConfig.from_pretrained("nowhere")
+    with pytest.raises(TypeError, match="unknown argument 'rat', did you mean 'rate'"):
+        SomeConfig.from_knobs({"rat": 1})
 
 
 def test_config_is_frozen():

@@ -35,6 +35,24 @@ def assert_same(before, after, where=lambda key: True):
             assert torch.equal(before[key], after[key]), key
 
 
+def test_a_closure_is_the_same_as_its_calls_before_the_step():
+    """Lightning's automatic optimisation hands over what zeroes the gradients and runs both passes."""
+    plain, closed = tiny(), tiny()
+    optimizers = [AdaFisherW(m.parameters(), model=m, update_interval=2, update_warmup=0) for m in (plain, closed)]
+    for ids in tiny_batches(5):
+        step(plain, optimizers[0], ids)
+
+        def closure(ids=ids):
+            optimizers[1].zero_grad()
+            loss = next_token_loss(closed, ids)
+            loss.backward()
+            return loss
+
+        assert optimizers[1].step(closure).requires_grad
+    for p, q in zip(plain.parameters(), closed.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
 @KERNELS
 def test_zero_gradient_gives_zero_update(kernel):
     """σ = 0 → a = 0: no absolute eps, no NaN."""
@@ -437,10 +455,10 @@ def test_copies_and_pickles_of_the_model_measure_nothing():
     buffer.seek(0)
     for other in (copy.deepcopy(model), torch.load(buffer, weights_only=False)):
         next_token_loss(other, tiny_batches(1)[0]).backward()
-        assert not optimizer._blocks.fired()
+        assert not optimizer._statistics.fired()
         second = AdaFisherW(other.parameters(), model=other, lr=1e-2)
         step(other, second)
-        assert second._blocks.gate is not optimizer._blocks.gate
+        assert second._statistics.gate is not optimizer._statistics.gate
         assert second.curvature(other.up.weight).std() > 0
 
 
@@ -452,7 +470,7 @@ def test_a_frozen_network_is_not_measured():
         p.requires_grad_(False)
     hidden = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
     model.down(model.up(hidden)).sum().backward()
-    assert not optimizer._blocks.fired()
+    assert not optimizer._statistics.fired()
 
 
 def test_the_whole_model_recomputed_in_the_backward_pass():
@@ -482,7 +500,7 @@ def test_the_same_input_under_another_mask_is_measured_again():
         model(x, attention_mask=mask).sum().backward()
         rows = x[mask.bool()]
         expected += rows.T @ rows
-    torch.testing.assert_close(optimizer._blocks._taps[id(model.layer)].sums.input[0], expected)
+    torch.testing.assert_close(optimizer._statistics._taps[id(model.layer)].sums.input[0], expected)
 
 
 def test_strided_tokens_stand_for_the_skipped_ones():
@@ -500,7 +518,7 @@ def test_strided_tokens_stand_for_the_skipped_ones():
     model = Tied()
     optimizer = AdaFisherW(model.parameters(), model=model, structure="kronecker", token_stride=4)
     model(torch.zeros(4, 8, dtype=torch.long)).square().mean().backward()
-    assert [tap.sums.rows.item() for tap in optimizer._blocks._taps.values()] == [32.0, 32.0]
+    assert [tap.sums.tokens.item() for tap in optimizer._statistics._taps.values()] == [32.0, 32.0]
 
 
 @pytest.mark.parametrize(("tokens", "stride"), [(3, 1), (8, 1), (16, 2), (31, 3), (32, 4), (999, 4)])
@@ -510,7 +528,7 @@ def test_a_dense_factor_gets_as_many_tokens_as_it_has_rows(structure, tokens, st
     optimizer = AdaFisherW(layer.parameters(), model=layer, structure=structure)
     x = torch.randn(1, tokens, 8)
     layer(x).square().sum().backward()
-    (tap,) = optimizer._blocks._taps.values()
+    (tap,) = optimizer._statistics._taps.values()
     measured = x[0, ::stride] if structure == "kronecker" else x[0]
     expected = stride * measured.T @ measured if structure == "kronecker" else measured.square().sum(0)
     torch.testing.assert_close(tap.sums.input[0], expected)

@@ -220,10 +220,10 @@ def test_sums_under_autocast_are_wide(mode, dtype, backward_inside):
             loss.backward()
     if not backward_inside:
         loss.backward()
-    (tap,) = optimizer._blocks._taps.values()
-    assert tap.sums.input.dtype == tap.sums.output.dtype == tap.sums.rows.dtype == torch.float32
+    (tap,) = optimizer._statistics._taps.values()
+    assert tap.sums.input.dtype == tap.sums.output.dtype == tap.sums.tokens.dtype == torch.float32
     torch.testing.assert_close(tap.sums.input[0], x.square().sum(0), rtol=1e-4, atol=0.0)
-    assert tap.sums.rows.item() == 70_000
+    assert tap.sums.tokens.item() == 70_000
     optimizer.step()
     assert optimizer.curvature(layer.weight).std() > 0.01
 
@@ -234,7 +234,7 @@ def test_many_micro_batches_under_autocast_add_up():
     with torch.autocast("cpu", torch.bfloat16):
         for _ in range(600):
             layer(torch.ones(1, 2)).sum().backward()
-    (tap,) = optimizer._blocks._taps.values()
+    (tap,) = optimizer._statistics._taps.values()
     assert tap.sums.input.tolist() == [[600.0, 600.0]]
 
 

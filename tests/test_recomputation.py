@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from adafisher_hf import AdaFisherW
-from adafisher_hf.curvature import compiled as compiled_module
+from adafisher_hf.statistics import compiled as compiled_module
 from tests.models import llama
 from tests.test_invariance import STRUCTURES, every_structure
 

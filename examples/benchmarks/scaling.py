@@ -23,8 +23,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the examples' folder, whose modules this one shares
 
 from adafisher_hf import AdaFisherW
-from adafisher_hf.curvature.factors import STRIDE
-from adafisher_hf.curvature.reduce import message_length
+from adafisher_hf.statistics.reduce import message_length
+from adafisher_hf.statistics.sums import STRIDE
 from plotting import plot_scaling
 from tables import markdown
 
@@ -104,7 +104,7 @@ def llama(name: str) -> nn.Module:
 def make_optimizer(model: nn.Module, knobs: dict[str, Any]) -> AdaFisherW:
     """An optimizer with the state of its first step."""
     optimizer = AdaFisherW(model, **knobs)
-    optimizer._init_missing_state(optimizer._by_parameter())
+    optimizer.init_state()
     return optimizer
 
 
@@ -112,7 +112,7 @@ def count(optimizer: AdaFisherW) -> Count:
     """What it sends, and what the statistics cost."""
     parameters = sum(param.numel() for param in optimizer.state)
     blocks = sum(len(state["step"]) for state in optimizer.state.values())
-    taps = list(optimizer._blocks._taps.values())
+    taps = optimizer._statistics.taps
     # A multiplication and an addition a feature; a dense side is a matrix product.
     work = 2 * sum(torch.Size(shape).numel() for tap in taps for shape in tap.shapes.values())
     stride, interval = optimizer.config.token_stride or STRIDE, optimizer.config.update_interval

@@ -27,12 +27,11 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the examples' folder, whose modules this one shares
 
 from adafisher_hf import AdaFisher, AdaFisherConfig
-from adafisher_hf.curvature.capture import Tap
-from adafisher_hf.curvature.factors import automatic_stride
-from adafisher_hf.curvature.kronecker import Kronecker
-from adafisher_hf.curvature.modes import Calibrated
-from adafisher_hf.kernels import Divisor
-from adafisher_hf.kernels.divisor import Basis
+from adafisher_hf.preconditioners.diagonal import Diagonal
+from adafisher_hf.preconditioners.kronecker import Basis, Kronecker, RotatedQuotient
+from adafisher_hf.preconditioners.quotient import Quotient
+from adafisher_hf.statistics.sums import automatic_stride
+from adafisher_hf.statistics.tap import Tap
 from benchmarks.harness.arms import Arm, adafisherw
 from benchmarks.harness.problem import NewsProblem
 from benchmarks.harness.runner import Training
@@ -44,11 +43,11 @@ EIGH = 12  # operations of an eigendecomposition, times d³: what LAPACK's dsyev
 # Part of a step, and the functions whose time it is; where one runs inside another, the inner one is subtracted.
 PARTS: dict[str, list[tuple[Any, str]]] = {
     "statistics (hooks)": [(Tap, "forward"), (Tap, "backward")],
-    "averages": [(Calibrated, "refresh")],
-    "eigenbasis": [(Kronecker, "update_bases")],
-    "divisor": [(Calibrated, "divisor"), (Kronecker, "divisor")],
+    "averages": [(Diagonal, "refresh")],
+    "eigenbasis": [(Kronecker, "renew")],
+    "direction": [(Diagonal, "direction"), (Kronecker, "direction")],
     "rotations": [(Basis, "rotate"), (Basis, "rotate_back")],
-    "division": [(Divisor, "divide")],
+    "division": [(Quotient, "apply"), (RotatedQuotient, "apply")],
 }
 
 
@@ -144,7 +143,7 @@ def count(sizes: Sequence[tuple[int, ...]], config: AdaFisherConfig, tokens: int
             for part, numbers in {
                 "statistics (hooks)": sum(2.0 * tokens / stride * d * d for d in sides) / interval,
                 "eigenbasis": sum(EIGH * d**3 for d in sides) / (interval * config.basis_interval),
-                "divisor": sum(2.0 * d**3 for d in sides) / interval,
+                "direction": sum(2.0 * d**3 for d in sides) / interval,
                 "rotations": 2 * sum(2.0 * rows * cols * d for d in sides),
             }.items()
         }

@@ -23,10 +23,13 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the examples' folder, whose modules this one shares
 
 from adafisher_hf import AdaFisherW
-from adafisher_hf.curvature import capture
-from adafisher_hf.curvature.factors import second_moment
-from adafisher_hf.curvature.layers import OneHot, Rows
-from adafisher_hf.kernels import Divisor
+from adafisher_hf.layers import Tokens
+from adafisher_hf.preconditioners import PRECONDITIONERS, Entry
+from adafisher_hf.preconditioners.base import Direction
+from adafisher_hf.preconditioners.kronecker import Kronecker, RotatedQuotient
+from adafisher_hf.statistics.model import Wanted
+from adafisher_hf.statistics.sums import second_moment
+from adafisher_hf.statistics.tap import Tap
 from benchmarks.harness.arms import Arm, Groups, adafisherw
 from benchmarks.harness.journal import Journal
 from benchmarks.harness.problem import NewsProblem
@@ -38,42 +41,72 @@ RATES = (3e-3, 1e-2)
 SEED = 0
 
 
-class Rooted(Divisor):
+class Rooted(RotatedQuotient):
     """√(Σ rows ⊗ cols + τ) instead of the sum."""
 
     def dense(self, out: Tensor | None = None) -> Tensor:
         return super().dense(out).sqrt_()
 
 
-class Rootless(Divisor):
+class Rootless(RotatedQuotient):
     """The second moment relative to its mean, plus τ, without the root."""
 
     def dense(self, out: Tensor | None = None) -> Tensor:
-        assert self.second_moment is not None
+        if self.second_moment is None:
+            return super().dense(out)
         mean = self.second_moment.mean((1, 2), keepdim=True)
         return torch.div(self.second_moment, torch.where(mean > 0, mean, 1.0), out=out).add_(self.damping)
 
 
-def rooted(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
-    return _with(lambda divisor: _as(Rooted, divisor), groups, model, knobs)
+class RootedKronecker(Kronecker):
+    def direction(self, *args: Any) -> Direction:
+        return _as(Rooted, super().direction(*args))
 
 
-def rootless(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
-    return _with(lambda d: d if d.second_moment is None else _as(Rootless, d), groups, model, knobs)
+class RootlessKronecker(Kronecker):
+    def direction(self, *args: Any) -> Direction:
+        return _as(Rootless, super().direction(*args))
 
 
-def coarse(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
-    capture.second_moment = _coarse_second_moment  # type: ignore[attr-defined]
-    return AdaFisherW(groups, model=model, **knobs)
+class CoarseTap(Tap):
+    """Products of the statistics in bfloat16."""
+
+    @staticmethod
+    def moment(tokens: Tokens, weights: Tensor, dense: bool = False) -> Tensor:
+        if isinstance(tokens, Tensor) and dense:
+            tokens = tokens.bfloat16()
+        return second_moment(tokens, weights, dense)
+
+
+class CoarseKronecker(Kronecker):
+    def wanted(self) -> Wanted:
+        return dataclasses.replace(super().wanted(), tap=CoarseTap)
+
+
+DEFAULTS = PRECONDITIONERS["kronecker"].defaults
+PRECONDITIONERS |= {
+    "rooted": Entry(RootedKronecker, defaults=DEFAULTS),
+    "rootless": Entry(RootlessKronecker, defaults=DEFAULTS),
+    "coarse": Entry(CoarseKronecker, defaults=DEFAULTS),
+}
+
+
+def variant(structure: str) -> Callable[..., torch.optim.Optimizer]:
+    """An arm of one of these structures; its runs are named by the options it shares with the built-in one."""
+
+    def make(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
+        return AdaFisherW(groups, model=model, **{**knobs, "structure": structure})
+
+    return make
 
 
 ROTATED = {"structure": "kronecker", "second_moment": "rotated"}
 ARMS = (
     Arm("factors, no root (the default)", adafisherw, {"structure": "kronecker"}),
-    Arm("factors, root", rooted, {"structure": "kronecker"}),
+    Arm("factors, root", variant("rooted"), {"structure": "kronecker"}),
     Arm("rotated, root (as built)", adafisherw, ROTATED),
-    Arm("rotated, no root", rootless, ROTATED),
-    Arm("factors, no root, products in bfloat16", coarse, {"structure": "kronecker"}),  # last: it stays in place
+    Arm("rotated, no root", variant("rootless"), ROTATED),
+    Arm("factors, no root, products in bfloat16", variant("coarse"), {"structure": "kronecker"}),
 )
 
 
@@ -98,21 +131,8 @@ def _loss(journal: Journal, arm: Arm, lr: float, steps: int) -> float:
     return finished.loss
 
 
-def _coarse_second_moment(rows: Rows, weights: Tensor, dense: bool = False) -> Tensor:
-    if isinstance(rows, OneHot) or not dense:
-        return second_moment(rows, weights, dense)
-    return second_moment(rows.bfloat16(), weights, dense)
-
-
-def _with(change: Callable[[Divisor], Divisor], groups: Groups, model: nn.Module, knobs: dict[str, Any]) -> AdaFisherW:
-    optimizer = AdaFisherW(groups, model=model, **knobs)
-    original = optimizer._mode.divisor
-    optimizer._mode.divisor = lambda *args: change(original(*args))  # type: ignore[method-assign]
-    return optimizer
-
-
-def _as(cls: type[Divisor], divisor: Divisor) -> Divisor:
-    return cls(**{field.name: getattr(divisor, field.name) for field in dataclasses.fields(divisor)})
+def _as(cls: type[RotatedQuotient], quotient: Any) -> RotatedQuotient:
+    return cls(**{field.name: getattr(quotient, field.name) for field in dataclasses.fields(quotient)})
 
 
 if __name__ == "__main__":

@@ -1,17 +1,28 @@
-"""AdaFisher for Hugging Face Transformers. Importing it registers ``optim="adafisher"`` and ``"adafisherw"``."""
+"""AdaFisher for Hugging Face Transformers. Importing it registers ``optim="adafisher"`` and ``"adafisherw"``.
+
+Nothing below is loaded before it is used, and transformers is patched when it is imported: see
+``integrations.patches``.
+"""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from .config import AdaFisherConfig
-from .curvature import CoverageRow, coverage
-from .integrations.callbacks import CurvatureCallback
-from .integrations.registration import is_registered, register, unregister
-from .optimizer import AdaFisher, AdaFisherW
+from .integrations.optimizers import (
+    is_registered,
+    register,
+    register_optimizer,
+    unregister,
+    unregister_optimizer,
+)
 
 if TYPE_CHECKING:
+    from .config.adafisher import AdaFisherConfig
+    from .insight.coverage import CoverageRow, coverage
+    from .integrations.callbacks import CurvatureCallback
     from .integrations.trainer import AdaFisherSeq2SeqTrainer, AdaFisherTrainer
+    from .optimizer import AdaFisher, AdaFisherW
 
 __version__ = "0.1.0"
 
@@ -26,17 +37,33 @@ __all__ = [
     "coverage",
     "is_registered",
     "register",
+    "register_optimizer",
     "unregister",
+    "unregister_optimizer",
 ]
+
+_LAZY = {
+    "AdaFisher": ".optimizer",
+    "AdaFisherConfig": ".config.adafisher",
+    "AdaFisherSeq2SeqTrainer": ".integrations.trainer",
+    "AdaFisherTrainer": ".integrations.trainer",
+    "AdaFisherW": ".optimizer",
+    "CoverageRow": ".insight.coverage",
+    "CurvatureCallback": ".integrations.callbacks",
+    "coverage": ".insight.coverage",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # The Trainer classes pull in half of transformers; whoever only steps an optimizer does not wait for that.
-    if name in ("AdaFisherTrainer", "AdaFisherSeq2SeqTrainer"):
-        from .integrations import trainer
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name], __name__), name)
+    globals()[name] = value
+    return value
 
-        return getattr(trainer, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
 
 
 register()

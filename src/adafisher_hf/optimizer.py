@@ -1,34 +1,33 @@
-"""AdaFisher and AdaFisherW: parameter groups, state, and the order of a step."""
+"""AdaFisher and AdaFisherW: parameter groups, and the order of a step. Nothing is computed here."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import logging
-import weakref
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .batches import Key, add_parameter, exchange
-from .config import AdaFisherConfig
-from .curvature import Block, Blocks, make_mode
-from .curvature.kronecker import Kronecker
-from .curvature.modes import unit_divisor
-from .kernels import KERNELS, Batch, Divisor, Hyper
-from .pieces import Piece
-from .sharding import anywhere, check_placement, is_sharded, local
+from .compat import inverse_scale_of
+from .config.adafisher import AdaFisherConfig
+from .config.groups import GROUP_KNOBS, check_group, listed
+from .insight.coverage import CoverageRow, coverage_of_blocks
+from .insight.summary import Observed, ParameterSummary, by_parameter, summarize_rows
+from .join import JoinsUnevenly
+from .preconditioners import find
+from .preconditioners.base import Preconditioner
+from .ranks import any_rank, is_sharded, local
+from .schedule import Schedule
 from .state import check_saved_state, initial_state, restore_dtypes
-from .uneven import JoinsUnevenly
-
-logger = logging.getLogger(__name__)
-
-BASIS_WARMUP = 20  # refreshes at which every basis is made anew: early on the curvature turns from step to step
-GROUP_KNOBS = ("beta", "beta2", "damping")  # knobs that a parameter group may have for itself
+from .statistics.model import Block, ModelStatistics
+from .update import load_kernel
+from .update.batch import Hyper
+from .update.collect import collect
+from .update.directions import Directions
+from .update.step import take_step
 
 
 class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
@@ -69,24 +68,28 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         **knobs: Any,
     ):
         model = model if model is not None else network
-        if isinstance(params, nn.Module):
-            model = params if model is None else model
-            params = [item for item in params.named_parameters() if item[1].requires_grad]
+        if model is None and isinstance(params, nn.Module):
+            model = params
         if not isinstance(model, nn.Module | None):
             raise TypeError(f"model must be the torch module that owns the parameters, not {model!r}")
-        if model is None:
+        self.config = config = AdaFisherConfig.from_knobs(knobs).resolved()
+        self._preconditioner: Preconditioner = find(config.mode, config.structure).load().from_config(config)
+        if model is None and self._preconditioner.reads == "taps":
             raise ValueError(f"{type(self).__name__} needs the model for its curvature hooks: pass model=model")
-        self.config = AdaFisherConfig.from_knobs(knobs).resolved()
-        self._warmup = self.config.update_warmup or 0
-        self._last_lrs: list[float | Tensor] = []
-        self._mode = make_mode(self.config)
-        self._blocks = Blocks(model, self._mode, published=self.config.mode == "reference", ranks=process_group)
-        self._blocks.gate.stride = self.config.token_stride
-        self._finalizer = weakref.finalize(self, _remove, self._blocks.handles)
-        group_knobs = {name: getattr(self.config, name) for name in GROUP_KNOBS}
+        self.ranks = process_group
+        self._schedule = Schedule(
+            config.update_warmup or 0, config.update_interval, config.gamma, config.basis_interval
+        )
+        self._directions = Directions(self._preconditioner)
+        self._statistics = ModelStatistics(
+            model, self._preconditioner.wanted(), config.estimator, config.token_stride, process_group
+        )
+        self._means: dict[int, Tensor | None] = {}  # of the last refresh, by id of the block: for the logs
+        self._lengths: dict[int, tuple[Tensor, slice]] = {}  # of the last step, by id of the block: for the logs
+        group_knobs = {name: getattr(config, name) for name in GROUP_KNOBS}
         try:
             super().__init__(
-                _not_empty(params),
+                listed(params),
                 dict(lr=lr, weight_decay=weight_decay, step=0, config=self._written_config(), **group_knobs),
             )
         except BaseException:
@@ -104,36 +107,41 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
-            _check_group(group)
-            self._blocks.add(group["params"])
+            check_group(group)
+            self._statistics.add(group["params"])
         except BaseException:
             self.param_groups.pop()
             raise
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Refreshes the curvature when one is due, then updates every parameter that has a gradient.
 
-        Raises:
-            ValueError: a closure was given; its backward passes would be counted into the statistics.
+        Args:
+            closure: zeroes the gradients, runs forward and backward pass once and returns the loss, as Lightning's
+                does. Its statistics are this step's.
+
+        Returns:
+            What the closure returned.
         """
+        loss = None
         if closure is not None:
-            raise ValueError(f"{type(self).__name__}.step() takes no closure: call backward() first, then step()")
+            with torch.enable_grad():
+                loss = closure()
         blocks = self._by_parameter()
         self._init_missing_state(blocks)
         if self._is_dry_step():
-            return
-        if self._blocks.gate.active and self._finalizer.alive:
+            return loss
+        if self._statistics.gate.active and not self._statistics.closed:
             self._refresh(blocks)
         self._update(blocks)
-        # A schedule moves lr right after the step; the logs show what this step has done.
-        self._last_lrs = [group["lr"] for group in self.param_groups]
         self._count_step()
+        return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clears the gradients, and the statistics that came with them."""
         super().zero_grad(set_to_none)
-        self._blocks.take_nothing()
+        self._statistics.clear()
 
     @torch.no_grad()
     def curvature(self, param: Tensor) -> Tensor:
@@ -149,24 +157,39 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
                 "after an evaluation: take those of optimizer.param_groups)"
             )
         self._init_missing_state(blocks)
-        if not self.state.get(param):
-            raise ValueError(f"{blocks[id(param)].name!r} is frozen and has no curvature yet")
-        return self._divisor(param, blocks[id(param)], self._group_of(param)["damping"]).dense().reshape(param.shape)
+        block, state = blocks[id(param)], self.state.get(param)
+        if not state:
+            raise ValueError(f"{block.name!r} is frozen and has no curvature yet")
+        damping = next(group["damping"] for group, p in self._params() if p is param)
+        return self._directions.whole(block, state, damping).dense().reshape(param.shape)
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Curvature and update size by kind of layer, for the logs. Waits for the device."""
-        from .summary import summarize
+        return summarize_rows(self.summary_rows(), self.figures())
 
-        return summarize(self)
+    def summary_rows(self) -> list[ParameterSummary]:
+        """Curvature and update size of every parameter that has a state. Waits for the device once."""
+        return by_parameter(self._observed())
+
+    def figures(self) -> dict[str, dict[str, float]]:
+        """What the structure has to say in the logs beside the curvature of parameters."""
+        return self._preconditioner.figures()
+
+    def coverage_rows(self) -> list[CoverageRow]:
+        """Which kind of curvature each of the optimizer's parameters has, in the order of the model."""
+        return coverage_of_blocks(self._statistics.model, self._statistics)
 
     def attach_scaler(self, scaler: Any | None) -> None:
         """Takes the handle of a GradScaler: paper and reference modes need δ without its loss scale."""
-        self._blocks.gate.inverse_scale = None if scaler is None else _inverse_scale(scaler)
+        self._statistics.gate.inverse_scale = None if scaler is None else inverse_scale_of(scaler)
+
+    def init_state(self) -> None:
+        """Makes the state of every parameter, as the first step would."""
+        self._init_missing_state(self._by_parameter())
 
     def close(self) -> None:
         """Takes every hook off the model. The optimizer can still step, with the curvature it has."""
-        self._finalizer()
-        self._blocks.take_nothing()
+        self._statistics.close()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state, keeping the dtypes it was saved with (torch casts everything to the parameter's dtype).
@@ -174,176 +197,140 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         Raises:
             ValueError: the state is that of another optimizer, mode, structure or model; nothing was loaded.
         """
-        check_saved_state(self, state_dict)
+        blocks, name = self._by_parameter(), type(self).__name__
+        check_saved_state(state_dict, name, self.param_groups, blocks, self.config, self._preconditioner)
         super().load_state_dict(state_dict)
-        restore_dtypes(self, state_dict)
-        self._forget_divisors()
-        self._blocks.take_nothing()
-        self._blocks.gate.active = self._refresh_due()
+        restore_dtypes(self.state, self.param_groups, state_dict)
+        self.state_was_written()
+        self._statistics.clear()
+        self._open_gate()
 
-    def _skip_step(self) -> None:
+    def skip_step(self) -> None:
         """What a rank without data does while the others take a step."""
-        self._init_missing_state(self._by_parameter())
-        if self._blocks.gate.active and self._finalizer.alive:
-            self._blocks.take_nothing()
-            self._blocks.reduce()
-            self._blocks.take_nothing()
+        self.init_state()
+        if self._statistics.gate.active and not self._statistics.closed:
+            self._statistics.clear()
+            self._statistics.reduce()
+            self._statistics.clear()
         self._count_step()
 
-    def _count_step(self) -> None:
-        for group in self.param_groups:
-            group["step"] += 1
-        self._blocks.gate.active = self._refresh_due()
+    def shared_tensors(self) -> list[Tensor]:
+        """All tensors of the state, in one order on all ranks."""
+        return [value for _, param in self._params() for _, value in sorted(self.state.get(param, {}).items())]
 
-    def _forget_divisors(self) -> None:
-        for block in self._blocks:
-            block.divisor = None
+    def state_was_written(self) -> None:
+        """Forgets what was made of the state's old values."""
+        self._directions.forget(self._statistics)
+        self._means.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AdaFisher:
         """A copy with the model and hooks of its own; with a model that is copied in the same call, on that copy."""
-        model = copy.deepcopy(self._blocks.model, memo)
+        model = copy.deepcopy(self._statistics.model, memo)
         groups = [{**group, "params": copy.deepcopy(group["params"], memo)} for group in self.param_groups]
-        twin = type(self)(groups, model=model, process_group=self._blocks.ranks, **self.config.to_dict())
+        twin = type(self)(groups, model=model, process_group=self.ranks, **self.config.to_dict())
         twin.load_state_dict(self.state_dict())
         return twin
 
-    def _written_config(self) -> str:
-        """What a checkpoint has to be resumed with; how the kernel is implemented makes no difference to it."""
-        return dataclasses.replace(self.config, kernel="auto").to_optim_args(explicit=True)
+    # The parts of a step, in their order ------------------------------------------------------------------------------
 
-    def _refresh_due(self) -> bool:
-        step = self.param_groups[0]["step"]
-        return step < self._warmup or step % self.config.update_interval == 0
-
-    def _gamma(self) -> float:
-        if self.config.gamma is not None:
-            return self.config.gamma
-        return 0.95 if self.param_groups[0]["step"] < self._warmup else 0.8
+    def _by_parameter(self) -> dict[int, Block]:
+        """The blocks by ``id`` of their parameter: FSDP2 puts new ones into the groups, in the old order."""
+        return self._statistics.bind([param for _, param in self._params()])
 
     def _init_missing_state(self, blocks: dict[int, Block]) -> None:
-        for group in self.param_groups:
-            for param in group["params"]:
-                if not blocks[id(param)].is_current():
-                    raise ValueError(
-                        f"a parameter of shape {tuple(param.shape)} is no longer the model's: it was replaced or tied "
-                        "after the optimizer was made; make the optimizer afterwards"
-                    )
-                used = param.requires_grad or param.grad is not None
-                if not self.state.get(param) and used and param.numel():
-                    self.state[param] = initial_state(self, param, blocks[id(param)], param.device)
+        for _, param in self._params():
+            if not blocks[id(param)].is_current():
+                raise ValueError(
+                    f"a parameter of shape {tuple(param.shape)} is no longer the model's: it was replaced or tied "
+                    "after the optimizer was made; make the optimizer afterwards"
+                )
+            used = param.requires_grad or param.grad is not None
+            if not self.state.get(param) and used and param.numel():
+                block = blocks[id(param)]
+                self.state[param] = initial_state(self.config, self._preconditioner, param, block, param.device)
 
     def _is_dry_step(self) -> bool:
         """Distributed checkpoints call step() with zero gradients, before anything was trained, to make the state."""
         if self.param_groups[0]["step"]:
             return False
-        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        real = self._blocks.fired() or any(bool(local(p.grad).any()) for p in params)
+        params = [param for _, param in self._params() if param.grad is not None]
+        real = self._statistics.fired() or any(bool(local(p.grad).any()) for p in params)
         if any(is_sharded(p) for p in params):
-            real = anywhere(real, params[0].device, self._blocks.ranks)  # each sees its own rows
+            real = any_rank(real, params[0].device, self.ranks)  # each sees its own rows
         return not real
 
     def _refresh(self, blocks: dict[int, Block]) -> None:
-        gamma = self._gamma()
-        self._warn_of_bypassed_head()
-        self._blocks.reduce()
+        step = self.param_groups[0]["step"]
+        if step == 0:
+            self._statistics.warn_of_head_without_forward()
+        self._statistics.reduce()
+        gamma, changed = self._schedule.gamma_at(step), []
         for param, grad in self._with_grad():
             block = blocks[id(param)]
-            uses = block.uses(grad, self._mode)
+            uses = block.uses(grad, self._statistics.wanted)
             if uses:
-                block.raw_mean = self._mode.refresh(self.state[param], uses, gamma)
-                block.divisor = None
-        self._blocks.take_nothing()
-        if isinstance(self._mode, Kronecker):
-            self._update_bases(self._mode)
+                self._means[id(block)] = self._preconditioner.refresh(self.state[param], uses, gamma)
+                changed.append(block)
+        self._statistics.clear()
+        if self._preconditioner.renews:
+            changed += self._renew(step)
+        self._directions.forget(changed)
 
-    def _warn_of_bypassed_head(self) -> None:
-        head = self._blocks.bypassed_head() if self.param_groups[0]["step"] == 0 else None
-        if head is not None:
-            logger.warning(
-                "%s did not run, but got a gradient: a fused loss (Liger's, TRL's) computes it where no hook can see "
-                "it. A tied embedding then has the curvature of its look-ups alone, an untied head that of "
-                "its gradient. For the full statistics turn the fused loss off where that can be done "
-                "(use_liger_kernel=False).",
-                head,
-            )
-
-    def _update_bases(self, mode: Kronecker) -> None:
-        """New eigenvectors for all blocks at the first refreshes, then for each at its own turn: no step stalls."""
-        step, interval = self.param_groups[0]["step"], self.config.basis_interval
-        dense = min(step, self._warmup)
-        turn = dense + (step // self.config.update_interval - dense // self.config.update_interval)
+    def _renew(self, step: int) -> list[Block]:
         due = [
             block
-            for i, block in enumerate(self._blocks)
-            if block.parameter in self.state and (turn < BASIS_WARMUP or (turn + i) % interval == 0)
+            for i, block in enumerate(self._statistics)
+            if block.parameter in self.state and self._schedule.is_renewed(step, i)
         ]
-        mode.update_bases([(self.state[block.parameter], block.layouts) for block in due])
-        for block in due:
-            block.divisor = None
+        self._preconditioner.renew([(self.state[block.parameter], block.layouts) for block in due])
+        return due
 
     def _update(self, blocks: dict[int, Block]) -> None:
-        batches, write_back = self._batches(blocks)
-        kernel = KERNELS[self.config.kernel]
-        for key, hyper in exchange(batches, self._hyper).items():
-            kernel(batches[key], hyper)
-        for param, view in write_back:
-            param.copy_(view.view(param.shape))
+        if self._preconditioner.observes:
+            for param, grad in self._with_grad():
+                self._preconditioner.observe(self.state[param], blocks[id(param)].layouts[0], grad)
+        collected = collect(self.param_groups, blocks, self.state, self._directions)
+        hypers = {key: self._hyper(self.param_groups[key.group]) for key in collected.batches}
+        lengths = take_step(collected.batches, hypers, load_kernel(self.config.kernel))
+        collected.write_back()
+        self._lengths = {id(place.block): (lengths[place.key], place.blocks) for place in collected.places}
 
-    def _batches(self, blocks: dict[int, Block]) -> tuple[dict[Key, Batch], list[tuple[Tensor, Tensor]]]:
-        batches: dict[Key, Batch] = defaultdict(Batch)
-        write_back: list[tuple[Tensor, Tensor]] = []
-        for index, group in enumerate(self.param_groups):
-            for param in group["params"]:
-                if param.grad is not None and param.numel():
-                    block, state = blocks[id(param)], self.state[param]
-                    piece = Piece.of(param, block.layouts[0])
-                    key = Key(index, param.device, state["step"].dtype, piece.ranks)
-                    divisors = self._divisors(param, block, piece, group["damping"])
-                    view = add_parameter(batches[key], param, state, piece, divisors)
-                    if not param.is_contiguous():
-                        write_back.append((param, view))
-        return batches, write_back
+    def _count_step(self) -> None:
+        for group in self.param_groups:
+            group["step"] += 1
+        self._open_gate()
 
-    def _divisors(self, param: Tensor, block: Block, piece: Piece, damping: float) -> list[Divisor]:
-        divisor = self._divisor(param, block, damping)
-        if block.divisors is None:
-            block.divisors = piece.divisors(divisor)
-        return block.divisors
+    # What they are made of --------------------------------------------------------------------------------------------
 
-    def _divisor(self, param: Tensor, block: Block, damping: float) -> Divisor:
-        if block.divisor is None or block.damping != damping:
-            state = self.state[param]
-            known = "row_factor_0" in state
-            block.divisor = (
-                self._mode.divisor(state, block.layouts, damping)
-                if known
-                else unit_divisor(block.layouts[0], state["step"])
-            )
-            block.divisors, block.damping = None, damping
-        return block.divisor
-
-    def _by_parameter(self) -> dict[int, Block]:
-        """The blocks by ``id`` of their parameter: FSDP2 puts new ones into the groups, in the old order."""
-        return self._blocks.bind([param for group in self.param_groups for param in group["params"]])
-
-    def _group_of(self, param: Tensor) -> dict[str, Any]:
-        return next(group for group in self.param_groups if any(p is param for p in group["params"]))
-
-    def _hyper(self, index: int, sigma_floor: Tensor) -> Hyper:
-        group = self.param_groups[index]
-        return Hyper(
-            lr=group["lr"],
-            beta=group["beta"],
-            beta2=group["beta2"],
-            weight_decay=group["weight_decay"],
-            decoupled=self.decoupled,
-            calibrated=self.config.mode == "calibrated",
-            sigma_floor=sigma_floor,
-        )
+    def _params(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        return ((group, param) for group in self.param_groups for param in group["params"])
 
     def _with_grad(self) -> list[tuple[Tensor, Tensor]]:
-        params = (p for group in self.param_groups for p in group["params"])
-        return [(p, p.grad) for p in params if p.grad is not None and p.numel()]
+        params = (param for _, param in self._params())
+        return [(param, param.grad) for param in params if param.grad is not None and param.numel()]
+
+    def _open_gate(self) -> None:
+        self._statistics.gate.active = self._schedule.refreshes(self.param_groups[0]["step"])
+
+    def _hyper(self, group: dict[str, Any]) -> Hyper:
+        numbers = {name: group[name] for name in ("lr", "beta", "beta2", "weight_decay")}
+        return Hyper(**numbers, decoupled=self.decoupled, grafted=self._preconditioner.grafted)
+
+    def _written_config(self) -> str:
+        """What a checkpoint has to be resumed with; how the kernel is implemented makes no difference to it."""
+        return dataclasses.replace(self.config, kernel="auto").to_optim_args(explicit=True)
+
+    def _observed(self) -> Iterator[Observed]:
+        blocks = self._by_parameter()
+        for group, param in self._params():
+            block, state = blocks[id(param)], self.state.get(param)
+            if state and self.param_groups[0]["step"]:
+                direction = self._directions.whole(block, state, group["damping"])
+                mean = self._means.get(id(block)) if self._preconditioner.grafted else direction.dense()
+                lengths, own = self._lengths.get(id(block), (None, slice(0)))
+                yield Observed(
+                    block.name, block.kind, param, direction, mean, None if lengths is None else lengths[own]
+                )
 
 
 class AdaFisherW(AdaFisher):
@@ -351,45 +338,3 @@ class AdaFisherW(AdaFisher):
 
     name = "adafisherw"
     decoupled = True
-
-
-def _remove(handles: list) -> None:
-    for handle in handles:
-        handle.remove()
-    handles.clear()
-
-
-def _not_empty(params: Iterable) -> Sequence:
-    params = list(params)
-    nested = [_listed(item["params"]) if isinstance(item, dict) else [item] for item in params]
-    params = [
-        {**item, "params": inner} if isinstance(item, dict) else item
-        for item, inner in zip(params, nested, strict=True)
-    ]
-    tensors = [t[1] if isinstance(t, tuple) else t for inner in nested for t in inner]
-    if not any(t.requires_grad for t in tensors):
-        raise ValueError("the model has nothing trainable: every parameter is frozen (requires_grad=False)")
-    return params
-
-
-def _listed(params: Any) -> list:
-    return [params] if isinstance(params, Tensor) else list(params)
-
-
-def _check_group(group: dict[str, Any]) -> None:
-    for key in ("lr", "weight_decay", *GROUP_KNOBS):
-        if not isinstance(group[key], int | float | Tensor):
-            raise TypeError(f"{key} must be a number, not {group[key]!r}")
-    for key in ("lr", "weight_decay"):
-        if not float(group[key]) >= 0:
-            raise ValueError(f"{key} must be at least 0, not {group[key]}")
-    AdaFisherConfig(**{name: group[name] for name in GROUP_KNOBS})
-    for param in group["params"]:
-        check_placement(f"a parameter of shape {tuple(param.shape)}", param, second_moment=False)
-        if param.is_complex():
-            raise ValueError(f"complex parameters are not supported: one has dtype {param.dtype}")
-
-
-def _inverse_scale(scaler: Any) -> Callable[[], Tensor | float]:
-    # The scaler makes its tensor at the first backward pass; reading the tensor does not wait for the device.
-    return lambda: 1.0 if scaler._scale is None else 1.0 / scaler._scale

@@ -1,73 +1,93 @@
-"""The optimizer's state: what a parameter starts with, and whether a saved one fits."""
+"""The optimizer's state: what a parameter starts with, whether a saved one fits, and its dtypes after loading."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .curvature import Block
-from .sharding import check_placement, is_sharded
+from .config.adafisher import AdaFisherConfig
+from .preconditioners.base import Preconditioner
+from .ranks import check_placement, is_sharded
+from .statistics.model import Block
 
-if TYPE_CHECKING:
-    from .optimizer import AdaFisher
+StateDict = dict[str, Any]
 
 
-def initial_state(optimizer: AdaFisher, param: Tensor, block: Block, device: torch.device) -> dict[str, Tensor]:
+def initial_state(
+    config: AdaFisherConfig, preconditioner: Preconditioner, param: Tensor, block: Block, device: torch.device
+) -> dict[str, Tensor]:
     """All keys that the parameter will ever have: distributed checkpoints drop what appears later.
 
     Raises:
         ValueError: the parameter is split over the ranks in a way that is not supported.
     """
-    config = optimizer.config
-    check_placement(block.name, param, config.structure == "kronecker" and config.second_moment == "rotated")
+    check_placement(block.name, param)
+    reason = preconditioner.refuses(config, sharded=is_sharded(param), ranks=1)
+    if reason is not None:
+        raise ValueError(reason)
     wide = torch.promote_types(param.dtype, torch.float32)
     stack = block.layouts[0].shape[0] if block.layouts[0].independent else 1
     like = torch.empty(0, dtype=wide, device=device)
-    momentum_dtype = torch.bfloat16 if optimizer.config.state_dtype == "bfloat16" else wide
+    momentum_dtype = torch.bfloat16 if config.state_dtype == "bfloat16" else wide
     state = {"step": like.new_zeros(stack), "exp_avg": _zeros_like(param, momentum_dtype, device)}
-    if param.dtype != wide and optimizer.config.rounding == "kahan":
+    if param.dtype != wide and config.rounding == "kahan":
         state["compensation"] = _zeros_like(param, param.dtype, device)
-    if optimizer.config.mode == "calibrated":
+    if preconditioner.grafted:
         state["sigma_sq"] = like.new_zeros(stack)
-    if block.taps or optimizer._mode.uses_gradient:
-        for k, layout in enumerate(block.layouts):
-            optimizer._mode.init(state, k, layout, like)
+    if preconditioner.measures(block):
+        preconditioner.init(state, block.layouts, like)
     return state
 
 
-def check_saved_state(optimizer: AdaFisher, state_dict: dict[str, Any]) -> None:
+def check_saved_state(
+    saved: StateDict,
+    name: str,
+    groups: Sequence[dict[str, Any]],
+    blocks: dict[int, Block],
+    config: AdaFisherConfig,
+    preconditioner: Preconditioner,
+) -> None:
     """Refuses a state that another optimizer, mode, structure or model has saved.
+
+    Args:
+        saved: a ``state_dict()``.
+        name: of the optimizer, for the error.
+        groups: of the optimizer.
+        blocks: by ``id`` of their parameter.
 
     Raises:
         ValueError: it says what was found and what to do.
     """
-    if any("config" not in group for group in state_dict["param_groups"]):
+    if any("config" not in group for group in saved["param_groups"]):
         raise ValueError(
-            f"this optimizer state was not saved by {type(optimizer).__name__}: resume with the optimizer that saved "
+            f"this optimizer state was not saved by {name}: resume with the optimizer that saved "
             "it, or start a new run from the checkpoint's weights"
         )
-    blocks = optimizer._by_parameter()
-    for saved_group, group in zip(state_dict["param_groups"], optimizer.param_groups, strict=False):
+    for saved_group, group in zip(saved["param_groups"], groups, strict=False):
+        options = _knobs(saved_group["config"])
         for saved_id, param in zip(saved_group["params"], group["params"], strict=False):
-            saved = state_dict["state"].get(saved_id)
-            if saved:
-                expected = initial_state(optimizer, param, blocks[id(param)], torch.device("meta"))
-                found = {"mode": _knobs(saved_group["config"])["mode"], **_shapes(saved)}
-                needed = {"mode": optimizer.config.mode, **_shapes(expected)}
-                _check_same(found, needed, f" or for another model; at {blocks[id(param)].name!r},")
-        _check_same(_knobs(saved_group["config"]), _knobs(group["config"]), ":")
+            found = saved["state"].get(saved_id)
+            if found:
+                block = blocks[id(param)]
+                expected = initial_state(config, preconditioner, param, block, torch.device("meta"))
+                needed = {"mode": config.mode, **_shapes(expected)}
+                _check_same(
+                    {"mode": options["mode"], **_shapes(found)}, needed, f" or for another model; at {block.name!r},"
+                )
+        _check_same(options, _knobs(group["config"]), ":")
 
 
-def restore_dtypes(optimizer: AdaFisher, state_dict: dict[str, Any]) -> None:
+def restore_dtypes(state: dict[Tensor, dict[str, Any]], groups: Sequence[dict[str, Any]], saved: StateDict) -> None:
     """Puts the saved tensors back as they were: torch casts them to the parameter's dtype when it loads them."""
-    saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
-    params = [p for group in optimizer.param_groups for p in group["params"]]
+    saved_ids = [i for group in saved["param_groups"] for i in group["params"]]
+    params = [p for group in groups for p in group["params"]]
     for saved_id, param in zip(saved_ids, params, strict=True):
-        for key, value in state_dict["state"].get(saved_id, {}).items():
+        for key, value in saved["state"].get(saved_id, {}).items():
             if isinstance(value, Tensor):
-                optimizer.state[param][key] = value.detach().to(device=param.device, copy=True)
+                state[param][key] = value.detach().to(device=param.device, copy=True)
 
 
 def _zeros_like(param: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:

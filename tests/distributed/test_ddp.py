@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from adafisher_hf import AdaFisher, AdaFisherW
-from adafisher_hf.curvature.reduce import message_length
+from adafisher_hf.statistics.reduce import message_length
 from tests.distributed.ranks import run_ranks
 from tests.models import Routed, Tiny, next_token_loss, tiny_batches
 
@@ -101,7 +101,7 @@ def count_messages(rank, count):
         torch.distributed.all_reduce = counted
         optimizer.step()
         torch.distributed.all_reduce = original
-    return sizes, message_length(optimizer._blocks._taps.values())
+    return sizes, message_length(optimizer._statistics._taps.values())
 
 
 @pytest.mark.parametrize("count", [2, 4])

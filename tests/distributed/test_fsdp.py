@@ -9,8 +9,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from adafisher_hf import AdaFisher, AdaFisherW
-from adafisher_hf.curvature.reduce import message_length
-from adafisher_hf.sharding import local
+from adafisher_hf.ranks import local
+from adafisher_hf.statistics.reduce import message_length
 from benchmarks.scaling import state_bytes
 from tests.distributed.ranks import run_ranks
 from tests.models import Tiny, next_token_loss, tiny_batches
@@ -157,16 +157,17 @@ def count_messages(mine):
         optimizer.step()
         torch.distributed.all_reduce = original
     blocks = sum(len(state["step"]) for state in optimizer.state.values())
-    return sizes, message_length(optimizer._blocks._taps.values()), 3 * blocks
+    return sizes, message_length(optimizer._statistics.taps), [blocks, 2 * blocks]
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_sharded_ranks_follow_the_single_process(count):
     ranks = run_ranks(count, on_ranks, count)
     sizes, refresh, update = ranks[0].pop("messages")
-    # The statistics at a refresh (steps 0, 1 of the warm-up, then every third), three floats a block at every step; and
-    # once whether there is any gradient.
-    assert sizes == [[1, refresh, update], [refresh, update], [update], [refresh, update], [update], [update]]
+    # The statistics at a refresh (steps 0, 1 of the warm-up, then every third), at every step Σ g² and then ‖m‖²,
+    # ‖m/D‖² of every block; and once whether there is any gradient.
+    expected = [[1, refresh, *update], [refresh, *update], update, [refresh, *update], update, update]
+    assert sizes == expected
     stored = ranks[0].pop("bytes")
     if count == 2:
         assert ranks[0].pop("skipped") == [(True, True)] * 2

@@ -247,7 +247,7 @@ def test_counted_work_of_a_step():
     work = step_profile.count([(4, 2)], config, tokens=8)
     assert work["forward, backward"] == 3 * 2 * 8 * 4 * 2
     assert work["statistics (hooks)"] == pytest.approx(2 * 4 * (16 + 4) / 5)
-    assert work["divisor"] == pytest.approx(2 * (64 + 8) / 5)
+    assert work["direction"] == pytest.approx(2 * (64 + 8) / 5)
     assert work["rotations"] == 2 * (2 * 4 * 4 * 2 + 2 * 4 * 2 * 2)
     assert work["eigenbasis"] == pytest.approx(step_profile.EIGH * (64 + 8) / 50)
     only_rows = step_profile.count([(4, 2)], dataclasses.replace(config, max_factor_dim=2), tokens=8)

@@ -81,8 +81,10 @@ def test_forced_overflows_leave_no_trace(device, structure):
         step(model, optimizer, IDS.roll(i), scaler, torch.inf if overflow else 1.0, torch.float16)
         if overflow:
             assert_same(everything(model, optimizer), before)
-            assert not optimizer._blocks.fired() or not any(
-                torch.isinf(tap.sums.output).any() for tap in optimizer._blocks._taps.values() if tap.sums is not None
+            assert not optimizer._statistics.fired() or not any(
+                torch.isinf(tap.sums.output).any()
+                for tap in optimizer._statistics._taps.values()
+                if tap.sums is not None
             )
     assert optimizer.param_groups[0]["step"] == 6
     assert all(torch.isfinite(value).all() for value in everything(model, optimizer).values())

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainingArguments
 
 from adafisher_hf import AdaFisherConfig, AdaFisherTrainer
-from adafisher_hf.config import CONFIG_NAME
+from adafisher_hf.config.adafisher import CONFIG_NAME
 from tests.integrations.test_trainer import arguments, data
 from tests.models import llama
 

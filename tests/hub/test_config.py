@@ -8,7 +8,7 @@ from huggingface_hub import constants
 from transformers.utils.hub import PushToHubMixin
 
 from adafisher_hf import AdaFisherConfig
-from adafisher_hf.config import CONFIG_NAME
+from adafisher_hf.config.adafisher import CONFIG_NAME
 from tests.hub import actions
 from tests.hub.conftest import TOKEN
 

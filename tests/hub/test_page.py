@@ -1,6 +1,6 @@
 """The code of docs/hub.md that needs a hub, on this one."""
 
-from adafisher_hf.config import CONFIG_NAME
+from adafisher_hf.config.adafisher import CONFIG_NAME
 from tests.docs.test_code_blocks import ROOT, code_blocks
 from tests.hub import actions
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from adafisher_hf.config import CONFIG_NAME
+from adafisher_hf.config.adafisher import CONFIG_NAME
 from tests.hub import actions
 
 STRATEGIES = {

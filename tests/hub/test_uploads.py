@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from adafisher_hf.config import CONFIG_NAME
+from adafisher_hf.config.adafisher import CONFIG_NAME
 from tests.hub import actions
 
 WEIGHTS = "model.safetensors"

@@ -2,7 +2,8 @@
 
 import copy
 
-from transformers import Trainer, TrainingArguments, trainer_optimizer
+from transformers import Trainer, TrainingArguments, trainer, trainer_optimizer, training_args
+from transformers.integrations import moe
 from transformers.training_args import OptimizerNames
 
 
@@ -14,5 +15,8 @@ def snapshot():
         "members": [(member.name, member.value, id(member)) for member in OptimizerNames],
         "handlers": list(trainer_optimizer._OPTIMIZER_HANDLERS.items()),
         "trainer": dict(vars(Trainer)),
-        "arguments": dict(vars(TrainingArguments)),
+        # Without what copyreg keeps there when one is pickled.
+        "arguments": {name: x for name, x in vars(TrainingArguments).items() if name != "__slotnames__"},
+        "experts": dict(moe.ALL_EXPERTS_FUNCTIONS._global_mapping),
+        "modules": [sorted(vars(module)) for module in (training_args, trainer_optimizer, trainer, moe)],
     }

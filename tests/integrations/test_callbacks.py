@@ -11,9 +11,10 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import integration_utils
 
 import adafisher_hf
-from adafisher_hf import AdaFisherConfig, AdaFisherTrainer, AdaFisherW, CurvatureCallback, curvature_log
+from adafisher_hf import AdaFisherConfig, AdaFisherTrainer, AdaFisherW, CurvatureCallback
+from adafisher_hf.insight import log as curvature_log
+from adafisher_hf.insight.summary import ParameterSummary
 from adafisher_hf.integrations.callbacks import COVERAGE_NAME
-from adafisher_hf.summary import ParameterSummary, by_parameter
 from tests.integrations.test_trainer import arguments, assert_same, data, weights
 from tests.models import llama
 from training import train_and_evaluate
@@ -46,7 +47,7 @@ class Observe(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         optimizer = kwargs["optimizer"].optimizer
-        self.rows[state.global_step] = {row.name: row for row in by_parameter(optimizer)}
+        self.rows[state.global_step] = {row.name: row for row in optimizer.summary_rows()}
 
 
 def lines(folder):

@@ -84,7 +84,7 @@ def test_hyperparameter_search_gives_each_trial_hooks_of_its_own(tmp_path):
         def evaluate(self, *args, **kwargs):
             gc.collect()
             optimizer = adafisher(self)
-            assert optimizer._blocks.model is models[-1]
+            assert optimizer._statistics.model is models[-1]
             assert set(hooks_a_module(models[-1])) == {0, 1}
             assert not any(sum(hooks_a_module(model)) for model in models[:-1])
             seen.append({name: optimizer.curvature(p) for name, p in models[-1].named_parameters()})

@@ -11,7 +11,7 @@ from transformers import Trainer
 
 import adafisher_hf
 from adafisher_hf import AdaFisher, AdaFisherTrainer
-from adafisher_hf.integrations.model_card import CITATION
+from adafisher_hf.integrations.optimizers import CITATION
 from tests.integrations.test_trainer import arguments, data
 from tests.models import llama
 
@@ -51,7 +51,7 @@ def test_nothing_else_of_the_card_changes(tmp_path):
     resolved = (
         "beta=0.9,mode=calibrated,damping=0.1,beta2=0.95,gamma=none,update_interval=2,update_warmup=2,"
         "structure=diagonal,max_factor_dim=1024,basis_interval=10,second_moment=factors,token_stride=1,"
-        "state_dtype=float32,rounding=kahan,kernel=auto"
+        "estimator=empirical,state_dtype=float32,rounding=kahan,kernel=auto"
     )
     assert changes(plain, SECTION.sub("", ours)) == [
         "+- adafisher",

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import importlib
 import json
 import pickle
@@ -88,18 +89,23 @@ def test_registering_again_changes_nothing():
     assert snapshot() == before
 
 
+def forget_package():
+    """Takes every module of ours out of sys.modules and returns them."""
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "adafisher_hf"}
+
+
 def test_a_second_import_takes_over(tmp_path, model):
-    ours = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "adafisher_hf"}
-    for name in ours:
-        del sys.modules[name]
+    first = adafisher_hf.AdaFisherW  # imported when it is asked for, and the second's can be asked for as well
+    ours = forget_package()
     try:
         second = importlib.import_module("adafisher_hf")
         cls, _ = Trainer.get_optimizer_cls_and_kwargs(training_arguments(tmp_path), model)
-        assert cls is second.AdaFisherW is not adafisher_hf.AdaFisherW
+        assert cls is second.AdaFisherW is not first
         second.unregister()
         assert not hasattr(Trainer.get_optimizer_cls_and_kwargs, "__wrapped__")
         assert not hasattr(TrainingArguments.__post_init__, "__wrapped__")
     finally:
+        forget_package()
         sys.modules.update(ours)
 
 
@@ -111,6 +117,18 @@ def test_a_patch_over_ours_is_left_alone(tmp_path, monkeypatch):
     assert vars(Trainer)["get_optimizer_cls_and_kwargs"] is theirs
     cls, _ = Trainer.get_optimizer_cls_and_kwargs(training_arguments(tmp_path, optim="sgd"))
     assert cls is torch.optim.SGD
+
+
+def test_a_wrapped_patch_over_ours_is_left_alone(monkeypatch):
+    """functools.wraps copies the attributes of a function, and with them the mark of ours."""
+
+    @functools.wraps(Trainer.log)
+    def theirs(self, *args):
+        raise AssertionError("not called here")
+
+    monkeypatch.setattr(Trainer, "log", theirs)
+    adafisher_hf.unregister()
+    assert Trainer.log is theirs
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -242,7 +260,85 @@ import transformers.trainer
 before = set(sys.modules)
 import adafisher_hf
 new = set(sys.modules) - before
-foreign = {name.split(".")[0] for name in new} - set(sys.stdlib_module_names) - {"adafisher_hf", "transformers"}
+known = {"adafisher_hf", "transformers", "wrapt", *sys.stdlib_module_names}
+foreign = {name.split(".")[0] for name in new} - known
 assert not foreign, foreign
 assert "adafisher_hf.integrations.trainer" not in new
 """)
+
+
+def test_importing_it_loads_neither_torch_nor_transformers():
+    in_fresh_process("""
+import sys
+import adafisher_hf
+loaded = {name.split(".")[0] for name in sys.modules}
+heavy = {"torch", "transformers", "accelerate", "huggingface_hub", "numpy"} & loaded
+assert not heavy, heavy
+assert adafisher_hf.is_registered()
+assert {"AdaFisherW", "AdaFisherTrainer", "coverage"} <= set(dir(adafisher_hf))
+""")
+
+
+BEFORE = {
+    "nothing": "",
+    "torch": "import torch",
+    "transformers": "import transformers",
+    "training_args": "import transformers.training_args",
+    "trainer_optimizer": "import transformers.trainer_optimizer",
+    "models": "from transformers import LlamaForCausalLM",
+    "everything": "from transformers import LlamaForCausalLM, Trainer",
+}
+
+
+@pytest.mark.parametrize("before", BEFORE.values(), ids=BEFORE)
+def test_registration_happens_whatever_was_imported_before(before):
+    in_fresh_process(f"""
+{before}
+import adafisher_hf
+assert adafisher_hf.is_registered()
+from transformers import HfArgumentParser, Trainer, TrainingArguments
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.training_args import OptimizerNames
+from tests.models import llama
+assert OptimizerNames("adafisherw") is OptimizerNames.ADAFISHERW
+assert "adafisher" in ALL_EXPERTS_FUNCTIONS
+choices = next(a.choices for a in HfArgumentParser(TrainingArguments)._actions if a.dest == "optim")
+assert "adafisherw" in choices
+args = TrainingArguments("out", optim="adafisherw", optim_args="gamma=0.9", use_cpu=True)
+assert type(Trainer(llama(), args).create_optimizer()) is adafisher_hf.AdaFisherW
+assert hasattr(Trainer.train, "__wrapped__") and hasattr(Trainer.log, "__wrapped__")
+assert adafisher_hf.is_registered()
+""")
+
+
+@pytest.mark.parametrize("before", [BEFORE["nothing"], BEFORE["training_args"]])
+def test_unregistered_in_the_meantime_nothing_happens(before):
+    in_fresh_process(f"""
+{before}
+import adafisher_hf
+adafisher_hf.unregister()
+assert not adafisher_hf.is_registered()
+from tests.integrations.snapshots import snapshot
+without = snapshot()
+assert not adafisher_hf.is_registered()
+adafisher_hf.register()
+assert adafisher_hf.is_registered() and snapshot() != without
+adafisher_hf.unregister()
+assert snapshot() == without
+assert "adafisherw" not in [name for name, *_ in without["members"]] and "train" not in without["modules"]
+""")
+
+
+def test_every_public_name_is_there():
+    for name in adafisher_hf.__all__:
+        assert getattr(adafisher_hf, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'AdaFischer'"):
+        adafisher_hf.AdaFischer  # noqa: B018
+
+
+def test_a_name_that_transformers_lost_is_said(monkeypatch):
+    adafisher_hf.unregister()
+    monkeypatch.delattr(trainer_optimizer, "_OPTIMIZER_HANDLERS")
+    with pytest.raises(ImportError, match="has no transformers.trainer_optimizer._OPTIMIZER_HANDLERS, which"):
+        adafisher_hf.register()
+    adafisher_hf.unregister()

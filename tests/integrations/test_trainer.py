@@ -15,7 +15,7 @@ from transformers import (
 
 import adafisher_hf
 from adafisher_hf import AdaFisherConfig, AdaFisherSeq2SeqTrainer, AdaFisherTrainer
-from adafisher_hf.config import CONFIG_NAME
+from adafisher_hf.config.adafisher import CONFIG_NAME
 from tests.models import llama
 
 FIGURES = ("mean", "log_spread", "update_ratio")

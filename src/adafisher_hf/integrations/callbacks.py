@@ -5,26 +5,27 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import (
+from transformers.trainer_callback import (
     PrinterCallback,
     ProgressCallback,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
-    TrainingArguments,
 )
 
-from .. import curvature_log
-from ..curvature import CoverageRow
-from ..curvature.coverage import summarize as shares
-from ..optimizer import AdaFisher
-from ..summary import ParameterSummary, by_parameter, summarize_rows
+from ..insight import log as curvature_log
+from ..insight.coverage import CoverageRow
+from ..insight.coverage import summarize as shares
+from ..insight.summary import ParameterSummary
+from .entries import config_of, entry_of_optimizer, unwrapped
+from .figures import ShowsCurvature, by_kind, by_parameter, finite
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -32,39 +33,35 @@ COVERAGE_NAME = "coverage.json"
 
 
 class CurvatureCallback(TrainerCallback):
-    """Per-parameter curvature at the logging steps of any Trainer whose optimizer is an AdaFisher.
+    """Per-parameter curvature at the logging steps of any Trainer whose optimizer tells it, as AdaFisher does.
 
     Beside the training loss, whatever the Trainer reports to (``report_to``) gets
 
     - ``curvature/<kind of layer>/<mean | log_spread | update_ratio>``, also in the console and ``trainer_state.json``;
     - ``curvature/<parameter>/<mean | log_spread | update_ratio>``, hundreds of series: only there.
 
-    ``output_dir`` gets ``curvature.jsonl`` (see ``adafisher_hf.curvature_log``), ``coverage.json`` and
-    ``adafisher_config.json``: with ``trainer_state.json``, what ``adafisher-hf report`` reads. A run that resumes from
-    step N drops the lines of later steps. With another optimizer there is one warning and nothing else.
+    ``output_dir`` gets ``curvature.jsonl`` (see ``adafisher_hf.insight.log``), ``coverage.json`` and the optimizer's
+    config, ``adafisher_config.json``: with ``trainer_state.json``, what ``adafisher-hf report`` reads. A run that
+    resumes from step N drops the lines of later steps. With another optimizer there is one warning and nothing else,
+    but for the config of a registered one.
     """
 
     def __init__(self) -> None:
-        self._optimizer: AdaFisher | None = None
+        self._optimizer: ShowsCurvature | None = None
         self._rows: list[ParameterSummary] = []
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Writes config and coverage, and drops from ``curvature.jsonl`` what this run is about to do again."""
-        self._optimizer, self._rows = find_adafisher(kwargs.get("optimizer")), []
+        optimizer = unwrapped(kwargs.get("optimizer"))
+        self._optimizer, self._rows = optimizer if isinstance(optimizer, ShowsCurvature) else None, []
         if not state.is_world_process_zero:
             return
         if self._optimizer is None:
-            logger.warning(
-                "CurvatureCallback does nothing: the optimizer is %s, not an AdaFisher (optim='adafisherw')",
-                _innermost_name(kwargs.get("optimizer")),
-            )
-        elif args.output_dir is not None:
-            folder = Path(args.output_dir)
-            self._optimizer.config.save_pretrained(folder)
-            _save_coverage(self._optimizer, folder / COVERAGE_NAME)
-            curvature_log.forget_after(folder / curvature_log.FILE_NAME, state.global_step)
+            _warn_of(optimizer)
+        if args.output_dir is not None:
+            self._begin_files(Path(args.output_dir), args, state.global_step, optimizer)
 
     def on_log(
         self,
@@ -77,10 +74,10 @@ class CurvatureCallback(TrainerCallback):
         """Appends the line of this step, after what reports and before what prints."""
         if self._optimizer is None or logs is None or "loss" not in logs:
             return
-        rows, self._rows = self._rows or by_parameter(self._optimizer), []  # none: adafisher_hf is not registered
+        rows, self._rows = self._rows or self._optimizer.summary_rows(), []  # none: adafisher_hf is not registered
         if state.is_world_process_zero and args.output_dir is not None:
             curvature_log.append(Path(args.output_dir) / curvature_log.FILE_NAME, state.global_step, rows)
-        for key in _by_parameter_figures(rows):
+        for key in by_parameter(rows):
             logs.pop(key, None)
             state.log_history[-1].pop(key, None)
 
@@ -94,10 +91,18 @@ class CurvatureCallback(TrainerCallback):
         """What is reported now: by kind of layer and by parameter, finite numbers only."""
         if self._optimizer is None:
             return {}
-        self._rows = by_parameter(self._optimizer)
-        kinds = summarize_rows(self._optimizer, self._rows)
-        by_kind = {f"curvature/{kind}/{name}": value for kind, row in kinds.items() for name, value in row.items()}
-        return _finite({**by_kind, **_by_parameter_figures(self._rows)})
+        self._rows = self._optimizer.summary_rows()
+        return finite({**by_kind(self._optimizer, self._rows), **by_parameter(self._rows)})
+
+    def _begin_files(self, folder: Path, args: TrainingArguments, step: int, optimizer: Any) -> None:
+        config = config_of(optimizer, args)
+        if config is not None:
+            config.save_pretrained(folder)
+        if self._optimizer is None:
+            return
+        if hasattr(optimizer, "coverage_rows"):
+            _save_coverage(optimizer.coverage_rows(), folder / COVERAGE_NAME)
+        curvature_log.forget_after(folder / curvature_log.FILE_NAME, step)
 
 
 def with_curvature(original: Callable) -> Callable:
@@ -116,41 +121,16 @@ def with_curvature(original: Callable) -> Callable:
     return log
 
 
-def _by_parameter_figures(rows: Iterable[ParameterSummary]) -> dict[str, float]:
-    figures = {}
-    for row in rows:
-        ratio = row.update / row.weight if row.weight else math.nan
-        for name, value in (("mean", row.mean), ("log_spread", row.log_spread), ("update_ratio", ratio)):
-            figures[f"curvature/{row.name}/{name}"] = value
-    return figures
+def _warn_of(optimizer: Any) -> None:
+    name = type(optimizer).__name__
+    if entry_of_optimizer(optimizer) is None:
+        message = "CurvatureCallback does nothing: the optimizer is %s, not an AdaFisher (optim='adafisherw')"
+    else:
+        message = "CurvatureCallback writes the config and nothing else: %s has no summary_rows()"
+    logger.warning(message, name)
 
 
-def _finite(figures: dict[str, float]) -> dict[str, float]:
-    return {key: value for key, value in figures.items() if math.isfinite(value)}
-
-
-def _save_coverage(optimizer: AdaFisher, file: Path) -> None:
-    order = {name: i for i, (name, _) in enumerate(optimizer._blocks.model.named_parameters())}
-    rows = [
-        CoverageRow(block.name, tuple(block.parameter.shape), block.kind, tuple(o.module_name for o in block.owners))
-        for block in sorted(optimizer._blocks, key=lambda block: order.get(block.name, len(order)))
-    ]
+def _save_coverage(rows: Iterable[CoverageRow], file: Path) -> None:
+    rows = list(rows)
     content = {"kinds": [row._asdict() for row in shares(rows)], "parameters": [row._asdict() for row in rows]}
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def find_adafisher(optimizer: Any) -> AdaFisher | None:
-    """The AdaFisher inside accelerate's wrappers, if it is one."""
-    found = _innermost(optimizer)
-    return found if isinstance(found, AdaFisher) else None
-
-
-def _innermost_name(optimizer: Any) -> str:
-    return type(_innermost(optimizer)).__name__
-
-
-def _innermost(optimizer: Any) -> Any:
-    """The optimizer inside accelerate's wrappers."""
-    while hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    return optimizer

@@ -9,27 +9,30 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.training_args import ParallelMode
 
-from ..config import AdaFisherConfig
+from ..config.adafisher import AdaFisherConfig
+from ..preconditioners import find
 
 
-def refuse_unsupported(args: TrainingArguments, model: nn.Module, config: AdaFisherConfig) -> None:
+def refuse_unsupported(args: TrainingArguments, model: nn.Module | None, config: AdaFisherConfig) -> None:
     """Checks how training will be distributed.
 
     Raises:
-        ValueError: FSDP1, DeepSpeed ZeRO, DataParallel or tensor parallelism; FSDP2 with ``second_moment="rotated"``;
-            several processes with ``mode="reference"``.
+        ValueError: no model, FSDP1, DeepSpeed ZeRO, DataParallel or tensor parallelism, or what the preconditioner of
+            ``config`` cannot do with sharded parameters or several processes.
     """
     name = getattr(args.optim, "value", args.optim)
+    if model is None:
+        raise ValueError(f'optim="{name}" needs the model for its curvature hooks: pass model=… to the Trainer')
     fsdp = _fsdp_version(args)
     if fsdp == 1:
         raise ValueError(
             f"optim={name!r} needs parameters in their own shape, FSDP1 flattens them: use FSDP2 "
             "(fsdp_config={'version': 2}; accelerate: fsdp_version: 2), or DDP"
         )
-    if fsdp and config.structure == "kronecker" and config.second_moment == "rotated":
-        raise ValueError(f"optim={name!r}: second_moment=rotated does not work with FSDP2: use second_moment=factors")
-    if config.mode == "reference" and args.world_size > 1:
-        raise ValueError("mode='reference' is the published arithmetic of one process: use mode='calibrated'")
+    preconditioner: Any = find(config.mode, config.structure).load()
+    reason = preconditioner.refuses(config, sharded=fsdp > 0, ranks=args.world_size)
+    if reason is not None:
+        raise ValueError(f"optim={name!r}: {reason}")
     if _zero_stage(args) > 0:
         raise ValueError(
             f"optim={name!r} needs parameters in their own shape, DeepSpeed ZeRO flattens them: "
@@ -40,7 +43,7 @@ def refuse_unsupported(args: TrainingArguments, model: nn.Module, config: AdaFis
             f"optim={name!r} does not work with DataParallel: start one process a GPU (torchrun or accelerate launch, "
             "which use DDP), or show one GPU alone (CUDA_VISIBLE_DEVICES=0)"
         )
-    if (getattr(model, "_tp_size", None) or 1) > 1:
+    if (getattr(model, "tp_size", None) or 1) > 1:
         raise ValueError(
             f"optim={name!r} does not work with tensor parallelism, which splits each layer's inputs or outputs "
             "over the ranks: load the model without tp_plan and use FSDP2 or DDP"

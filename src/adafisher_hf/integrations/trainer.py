@@ -8,16 +8,16 @@ from typing import Any
 
 from transformers import Seq2SeqTrainer, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..optimizer import AdaFisher
+from ..config.hub import explained
 from . import model_card
-from .callbacks import find_adafisher
-from .hub import explained
+from .entries import config_of, unwrapped
+from .figures import ShowsCurvature, by_kind
 
 logger = logging.getLogger(__name__)
 
 
 class AdaFisherTrainer(Trainer):
-    """A Trainer that adds four things, and only where the optimizer is an AdaFisher:
+    """A Trainer that adds four things, and only where the optimizer is an AdaFisher or another registered one:
 
     - at the start of training the optimizer gets the handle of the fp16 loss scaler, so that the statistics of the
       ``paper`` and ``reference`` modes are free of the loss scale (``calibrated`` is so anyway);
@@ -26,31 +26,38 @@ class AdaFisherTrainer(Trainer):
     - the model card names the optimizer with every argument, the paper and the tag ``adafisher``; a card that someone
       has edited is kept, and only what is about the optimizer is brought up to date;
     - logs of the training loss carry ``curvature/<kind of layer>/<mean | log_spread | update_ratio>``.
+
+    What ``register_optimizer`` has added has the file, the tag and the paper of its own, and the figures and the scaler
+    if it has ``summary_rows()`` and ``attach_scaler(scaler)``.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.add_callback(_TrainBegin)
+        self.add_callback(_Keeper)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains as the Trainer does, and warns if a checkpoint did not get to the Hub."""
+        result = super().train(*args, **kwargs)
+        self._warn_of_failed_pushes()
+        return result
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs, with the curvature's summary beside the training loss."""
-        optimizer = find_adafisher(self.optimizer)
-        if optimizer is not None and "loss" in logs:
-            logs.update(_flat(optimizer.summary()))
+        optimizer = unwrapped(self.optimizer)
+        if isinstance(optimizer, ShowsCurvature) and "loss" in logs:
+            logs.update(by_kind(optimizer, optimizer.summary_rows()))
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the model, with the optimizer's configuration beside it."""
-        optimizer = find_adafisher(self.optimizer)
         # Before the model, so that a push to the Hub takes it along.
-        if optimizer is not None:
-            _save_config(optimizer, output_dir or self.args.output_dir, self.args)
+        _save_config(self.optimizer, output_dir or self.args.output_dir, self.args)
         super().save_model(output_dir, _internal_call)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes ``README.md`` as the Trainer does, with what it should say about the optimizer."""
-        optimizer = find_adafisher(self.optimizer)
-        if optimizer is None or not self.is_world_process_zero():
+        subject = model_card.subject_of(self.optimizer, self.args)
+        if subject is None or not self.is_world_process_zero():
             return super().create_model_card(*args, **kwargs)
         file = Path(self.args.output_dir or ".") / "README.md"
         before = file.read_text(encoding="utf-8") if file.exists() else ""
@@ -58,10 +65,10 @@ class AdaFisherTrainer(Trainer):
         if edited:
             logger.warning("%s was edited: it is kept, and only its section on the optimizer is written anew", file)
         else:
-            with model_card.resolved_arguments(self, optimizer):
+            with model_card.resolved_arguments(self, subject):
                 super().create_model_card(*args, **kwargs)
         tags = model_card.tags_of(before)
-        return model_card.add_to_card(file, optimizer, self._config_on_hub(), tags=tags, edited=edited)
+        return model_card.add_to_card(file, subject, self._config_on_hub(), tags=tags, edited=edited)
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         """Makes the repository as the Trainer does; errors as in :meth:`push_to_hub`."""
@@ -79,15 +86,7 @@ class AdaFisherTrainer(Trainer):
         with explained(f"{folder} was not pushed to the Hub, nothing in it is lost", "call push_to_hub() again"):
             return super().push_to_hub(*args, **kwargs)
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        optimizer = find_adafisher(self.optimizer)
-        # It pushes the output folder, into which it copies the model's files and nothing else.
-        if optimizer is not None:
-            _save_config(optimizer, self.args.output_dir, self.args)
-        super()._push_from_checkpoint(checkpoint_folder)
-
-    def _finish_current_push(self) -> None:
-        super()._finish_current_push()
+    def _warn_of_failed_pushes(self) -> None:
         # Pushes of checkpoints run in the background, where nobody sees that they failed.
         jobs = getattr(getattr(self, "push_in_progress", None), "jobs", ())
         errors = [job.exception() for job in jobs if job.done() and job.exception() is not None]
@@ -105,23 +104,26 @@ class AdaFisherSeq2SeqTrainer(AdaFisherTrainer, Seq2SeqTrainer):
     """A Seq2SeqTrainer with the additions of ``AdaFisherTrainer``."""
 
 
-class _TrainBegin(TrainerCallback):
+class _Keeper(TrainerCallback):
     """A callback and not ``create_optimizer``, which subclasses override and which is skipped for a given optimizer."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         prepared = kwargs.get("optimizer")
-        optimizer = find_adafisher(prepared)
-        if optimizer is not None:
+        optimizer = unwrapped(prepared)
+        if hasattr(optimizer, "attach_scaler"):
             optimizer.attach_scaler(getattr(prepared, "scaler", None))
-            _save_config(optimizer, args.output_dir, args)
+        _save_config(optimizer, args.output_dir, args)
+
+    def on_push_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # A checkpoint is pushed from the output folder, into which the Trainer copies the model's files alone.
+        _save_config(kwargs.get("optimizer"), args.output_dir, args)
 
 
-def _save_config(optimizer: AdaFisher, folder: str | None, args: TrainingArguments) -> None:
-    if folder is not None and args.should_save:
-        optimizer.config.save_pretrained(folder)
-
-
-def _flat(summary: dict[str, dict[str, float]]) -> dict[str, float]:
-    return {f"curvature/{kind}/{name}": value for kind, row in summary.items() for name, value in row.items()}
+def _save_config(optimizer: Any, folder: str | None, args: TrainingArguments) -> None:
+    config = config_of(optimizer, args)
+    if config is not None and folder is not None and args.should_save:
+        config.save_pretrained(folder)

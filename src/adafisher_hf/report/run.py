@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import curvature_log
-from ..config import CONFIG_NAME
+from ..config.adafisher import CONFIG_NAME
+from ..insight import log as curvature_log
 
 STATE_NAME = "trainer_state.json"
 COVERAGE_NAME = "coverage.json"

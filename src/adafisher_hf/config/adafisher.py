@@ -1,0 +1,111 @@
+"""AdaFisherConfig: every knob of AdaFisher and AdaFisherW, once, with its default, range and help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..preconditioners import CALIBRATED, Entry, find, modes, structures
+from ..statistics.estimators import estimator_names
+from ..update import kernel_names
+from .base import OptimizerConfig
+from .knobs import Interval, knob
+
+CONFIG_NAME = "adafisher_config.json"
+
+SECOND_MOMENTS = ("factors", "rotated")
+STATE_DTYPES = ("float32", "bfloat16")
+ROUNDINGS = ("kahan", "nearest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaFisherConfig(OptimizerConfig):
+    """The knobs of AdaFisher and AdaFisherW, apart from learning rate and weight decay.
+
+    None stands for the default of the mode and structure; ``resolved()`` fills it in.
+
+    Raises:
+        TypeError: an unknown knob, or a value of the wrong type.
+        ValueError: a value out of range, an unknown choice, or a structure that the mode does not have.
+    """
+
+    file_name: ClassVar[str] = CONFIG_NAME
+    title: ClassVar[str] = "AdaFisher config"
+
+    beta: float = knob(0.9, Interval(0, 1), "decay of the momentum; the Trainer gives adam_beta1 unless it is set here")
+    mode: str = knob(
+        CALIBRATED,
+        modes,
+        "calibrated: scale-free, AdamW's learning rates; paper: eq. 3-4; reference: the authors' code",
+    )
+    damping: float | None = knob(
+        None,
+        Interval(0, open_low=True),
+        "calibrated: multiple τ of the mean curvature (0.1, kronecker 0.3); paper, reference: the constant λ (0.001)",
+    )
+    beta2: float = knob(0.95, Interval(0, 1), "decay of the gradient scale σ (calibrated only)")
+    gamma: float | None = knob(
+        None,
+        Interval(0, 1),
+        "decay of the curvature factors a refresh (calibrated: 0.95 in the dense warm-up, then 0.8; else 0.8)",
+    )
+    update_interval: int = knob(10, Interval(1), "steps between two refreshes of the curvature")
+    update_warmup: int | None = knob(
+        None, Interval(0), "refresh at every step for so many steps first (calibrated: 100; else 0)"
+    )
+    structure: str = knob(
+        "diagonal",
+        structures,
+        "diagonal: two vectors a weight; kronecker: full factors in their eigenbasis",
+    )
+    max_factor_dim: int = knob(
+        1024, Interval(1), "kronecker: a side of a weight longer than this keeps a diagonal factor"
+    )
+    basis_interval: int = knob(10, Interval(1), "kronecker: refreshes between two eigenbases of a parameter")
+    second_moment: str = knob(
+        "factors",
+        SECOND_MOMENTS,
+        "kronecker: curvature in the basis from the factors' eigenvalues, or an EMA of the squared rotated gradient",
+    )
+    token_stride: int | None = knob(
+        None,
+        Interval(1),
+        "take the statistics of every so many tokens (diagonal: 1; kronecker: up to 4, as long as a dense factor gets "
+        "as many tokens as it has rows)",
+    )
+    estimator: str = knob("empirical", estimator_names, "of S: empirical takes the training loss's own gradients")
+    state_dtype: str = knob(
+        "float32",
+        STATE_DTYPES,
+        "of the momentum and of rotated second moments (float64 for float64 parameters if float32 is asked for); "
+        "all else is float32 at least",
+    )
+    rounding: str = knob(
+        "kahan",
+        ROUNDINGS,
+        "of half-precision weights: kahan keeps what rounding cuts off in one more half-precision buffer",
+    )
+    kernel: str = knob("auto", kernel_names, "implementation of the update")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._preconditioner()  # which has to exist
+
+    def resolved(self) -> AdaFisherConfig:
+        """The same with the defaults of its mode and structure in place of None."""
+        # Two keep their None: calibrated γ, which changes when the dense warm-up ends, and the stride of Kronecker
+        # factors, which goes by the number of tokens.
+        defaults = self._preconditioner().defaults
+        return self._with({key: value for key, value in defaults.items() if getattr(self, key) is None})
+
+    def _preconditioner(self) -> Entry:
+        return find(self.mode, self.structure)
+
+    def _unresolved(self, changes: Mapping[str, Any]) -> AdaFisherConfig:
+        # A saved config is a resolved one: its τ = 0.1 must not become λ = 0.1 when another mode is asked for.
+        chosen = {"mode": self.mode, "structure": self.structure, **changes}
+        if find(chosen["mode"], chosen["structure"]) is self._preconditioner():
+            return self
+        stale = self._preconditioner().defaults
+        return self._with({key: None for key, value in stale.items() if getattr(self, key) == value})

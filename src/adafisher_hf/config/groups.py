@@ -1,0 +1,53 @@
+"""Parameter groups: what torch's optimizers take for them and more, and what they may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..ranks import check_placement
+from .adafisher import AdaFisherConfig
+
+GROUP_KNOBS = ("beta", "beta2", "damping")  # options that a parameter group may have for itself
+
+
+def listed(params: Iterable | nn.Module) -> Sequence:
+    """Tensors, named tensors, groups or a whole model, as torch's optimizers take them.
+
+    Raises:
+        ValueError: nothing in it is trainable.
+    """
+    if isinstance(params, nn.Module):
+        params = [item for item in params.named_parameters() if item[1].requires_grad]
+    given = [{**item, "params": _as_list(item["params"])} if isinstance(item, dict) else item for item in list(params)]
+    nested = [item["params"] if isinstance(item, dict) else [item] for item in given]
+    tensors = [item[1] if isinstance(item, tuple) else item for inner in nested for item in inner]
+    if not any(tensor.requires_grad for tensor in tensors):
+        raise ValueError("the model has nothing trainable: every parameter is frozen (requires_grad=False)")
+    return given
+
+
+def check_group(group: dict[str, Any]) -> None:
+    """Checks the numbers of a parameter group and its parameters.
+
+    Raises:
+        ValueError: a number out of range, a complex parameter, or one that is split as FSDP2 does not.
+        TypeError: what must be a number is none.
+    """
+    for key in ("lr", "weight_decay", *GROUP_KNOBS):
+        if not isinstance(group[key], int | float | Tensor):
+            raise TypeError(f"{key} must be a number, not {group[key]!r}")
+    for key in ("lr", "weight_decay"):
+        if not float(group[key]) >= 0:
+            raise ValueError(f"{key} must be at least 0, not {group[key]}")
+    AdaFisherConfig(**{name: group[name] for name in GROUP_KNOBS})
+    for param in group["params"]:
+        check_placement(f"a parameter of shape {tuple(param.shape)}", param)
+        if param.is_complex():
+            raise ValueError(f"complex parameters are not supported: one has dtype {param.dtype}")
+
+
+def _as_list(params: Any) -> list:
+    return [params] if isinstance(params, Tensor) else list(params)

@@ -1,0 +1,136 @@
+"""Knobs: fields of a dataclass that know their range and their help."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import math
+import numbers
+import types
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A range of numbers; ``low`` belongs to it unless ``open_low``, a finite ``high`` never does."""
+
+    low: float
+    high: float = math.inf
+    open_low: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (self.low < value if self.open_low else self.low <= value) and value < self.high
+
+    def __str__(self) -> str:
+        if self.high < math.inf:
+            return f"in {'(' if self.open_low else '['}{self.low}, {self.high})"
+        return f"{'>' if self.open_low else '>='} {self.low}"
+
+
+Names = Callable[[], tuple[str, ...]]
+
+
+def knob(default: Any, allowed: Interval | tuple[str, ...] | tuple[bool, ...] | Names, help: str) -> Any:
+    """A field of a dataclass with the values that it may take and what it does.
+
+    Args:
+        default: of the field.
+        allowed: a range of numbers, the choices, or a function that returns them: a registry may grow.
+        help: one sentence.
+    """
+    return field(default=default, metadata={"allowed": allowed, "help": help})
+
+
+def knobs_of(cls: type) -> dict[str, dataclasses.Field]:
+    """The knobs of a dataclass by name."""
+    return {found.name: found for found in dataclasses.fields(cls)}
+
+
+def allowed_of(cls: type, name: str) -> Interval | tuple[Any, ...]:
+    """What a knob may be now."""
+    allowed = knobs_of(cls)[name].metadata["allowed"]
+    return allowed() if callable(allowed) else allowed
+
+
+@functools.cache
+def _types_of(cls: type) -> dict[str, tuple[type, ...]]:
+    hints = typing.get_type_hints(cls)
+    return {name: typing.get_args(hint) or (hint,) for name, hint in hints.items()}
+
+
+def kinds(cls: type, name: str) -> tuple[type, ...]:
+    """The types of a knob: ``(float, NoneType)``."""
+    return _types_of(cls)[name]
+
+
+def allowed_text(cls: type, name: str) -> str:
+    """What a knob may be, in words: ``a number in [0, 1), or none``."""
+    allowed = allowed_of(cls, name)
+    if isinstance(allowed, tuple):
+        return "one of " + ", ".join(map(repr, allowed))
+    noun = "an integer" if int in kinds(cls, name) else "a number"
+    return f"{noun} {allowed}" + (", or none" if types.NoneType in kinds(cls, name) else "")
+
+
+def checked(cls: type, name: str, value: Any) -> Any:
+    """A value as the type of its knob.
+
+    Raises:
+        TypeError: a value of the wrong type.
+        ValueError: a value out of range, or an unknown choice.
+    """
+    expected = kinds(cls, name)
+    complaint = f"{name} must be {allowed_text(cls, name)}, got {value!r}"
+    if value is None and types.NoneType in expected:
+        return None
+    if not _is_of(expected, value):
+        raise TypeError(complaint)
+    if str not in expected:
+        value = expected[0](value)
+    if value not in allowed_of(cls, name):
+        raise ValueError(complaint)
+    return value
+
+
+def _is_of(expected: tuple[type, ...], value: Any) -> bool:
+    # To Python True is a 1 as well.
+    if bool in expected or isinstance(value, bool):
+        return bool in expected and isinstance(value, bool)
+    if str in expected:
+        return isinstance(value, str)
+    return isinstance(value, numbers.Integral if int in expected else numbers.Real)
+
+
+def parsed(cls: type, name: str, text: str) -> Any:
+    """The value that a text stands for: as Python writes it, in small letters or not, and ``none``.
+
+    Raises:
+        ValueError: it does not fit the knob.
+    """
+    expected = kinds(cls, name)
+    words: dict[str, bool | None] = {"none": None} if types.NoneType in expected else {}
+    if bool in expected:
+        words.update({"true": True, "false": False})
+    if text.lower() in words:
+        return words[text.lower()]
+    if bool in expected:
+        raise ValueError(text)
+    return checked(cls, name, expected[0](text))
+
+
+def help_of(cls: type) -> str:
+    """All knobs, one paragraph each: what ``--help`` prints and the documentation shows."""
+    return "\n".join(
+        f"  {name} = {found.default}  ({allowed_text(cls, name)})\n      {found.metadata['help']}"
+        for name, found in knobs_of(cls).items()
+    )
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """The end of a message about an unknown name; empty if no valid one is close."""
+    close = difflib.get_close_matches(name, list(valid), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""

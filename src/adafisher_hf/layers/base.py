@@ -1,0 +1,133 @@
+"""What every kind of layer has to say about itself: what h is, what δ is, how its parameters lie over the two."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+from ..compat import ConvNd
+
+Side = Literal["input", "output", "unit"]
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """Tokens that are one-hot vectors (token ids), kept as their indices.
+
+    Attributes:
+        ids: int64, shape ``(tokens,)``.
+        size: length of the one-hot vectors.
+    """
+
+    ids: Tensor
+    size: int
+
+
+Tokens = Tensor | OneHot  # one vector a token; a Tensor has shape (stack, tokens, features)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one parameter, viewed as a stack of matrices, lies over the factors of its layer.
+
+    Attributes:
+        shape: the view ``(stack, rows, cols)``; numel equals the parameter's.
+        row: which side of the layer runs along the rows, ``"input"`` (h) or ``"output"`` (δ).
+        col: the same for the columns; ``"unit"`` is the constant 1 that a bias sees as its input.
+        elementwise: the two sides run along the same axis (norm weights), F = row ∘ col instead of row ⊗ col.
+        independent: every matrix of the stack is a block of its own (an expert), with its own scale.
+        bias_input: d_in of a layer whose bias augments its input to d_in + 1; 0 without a bias.
+    """
+
+    shape: tuple[int, int, int]
+    row: Side = "output"
+    col: Side = "input"
+    elementwise: bool = False
+    independent: bool = False
+    bias_input: int = 0
+
+    def lengths(self) -> dict[Side, int]:
+        """How long the statistics of h and δ are that this parameter needs."""
+        lengths: dict[Side, int] = {self.row: self.shape[1], self.col: self.shape[2]}
+        if self.elementwise:
+            lengths[self.col] = self.shape[1]
+        if self.bias_input:
+            lengths["input"] = self.bias_input
+        lengths.pop("unit", None)
+        return lengths
+
+
+def weight_layout(shape: tuple[int, int, int], module: Any, transposed: bool = False) -> Layout:
+    """A weight that maps inputs (columns, or rows if transposed) to outputs."""
+    inputs = shape[1] if transposed else shape[2]
+    row, col = ("input", "output") if transposed else ("output", "input")
+    return Layout(shape, row, col, bias_input=inputs if module.bias is not None else 0)  # type: ignore[arg-type]
+
+
+def bias_layout(bias: Tensor, stack: int = 1, inputs: int = 0) -> Layout:
+    """A bias is the augmented input coordinate of its layer, h = 1: its curvature is S alone."""
+    return Layout((stack, bias.numel() // stack, 1), col="unit", bias_input=inputs)
+
+
+def gradient_layout(parameter: Tensor, owner: nn.Module | None) -> Layout:
+    """The layout of a parameter no hooked module owns: matrices by their first dimension, vectors as they are.
+
+    Three dimensions are a stack of experts, each a block of its own, unless they are a convolution's.
+    """
+    if parameter.dim() < 2:
+        return Layout((1, parameter.numel(), 1), col="unit")
+    if parameter.dim() == 3 and not isinstance(owner, (ConvNd, ParametrizationList)):
+        return Layout(tuple(parameter.shape), independent=True)  # type: ignore[arg-type]
+    return Layout((1, parameter.shape[0], parameter.numel() // max(1, parameter.shape[0])))
+
+
+class LayerKind:
+    """One kind of layer. Subclasses say what h and δ are; they hold no state.
+
+    ``inputs`` may return None: this call cannot be captured, and the parameters fall back to their gradients.
+    """
+
+    name: str
+
+    def matches(self, module: nn.Module) -> bool:
+        raise NotImplementedError
+
+    def layout(self, module: Any, attribute: str) -> Layout | None:
+        """The layout of ``getattr(module, attribute)``, or None where this kind has no curvature for it."""
+        raise NotImplementedError
+
+    def part(self, attribute: str) -> str | None:
+        """Which of a module's linear maps a parameter belongs to, where it has several; they have a tap each."""
+        return None
+
+    def token_shape(self, module: Any, args: tuple, output: Tensor) -> torch.Size | None:
+        """The leading dimensions that count tokens, to be compared with an attention mask; None: never masked."""
+        return output.shape[:-1]
+
+    def input_key(self, module: Any) -> Hashable:
+        """Everything that h depends on beside the layer's input: where two layers have the same key and the same input,
+        they share its second moment. A kind that does not say so shares with nobody."""
+        return id(module)
+
+    def inputs(self, module: Any, args: tuple, output: Tensor) -> Tokens | None:
+        """h of every token: shape (stack, tokens, d_in)."""
+        raise NotImplementedError
+
+    def outputs(self, module: Any, grad_output: Tensor) -> Tensor:
+        """δ of every token: shape (stack, tokens, d_out)."""
+        return as_tokens(grad_output)
+
+
+def as_tokens(x: Tensor) -> Tensor:
+    """(..., features) → (1, tokens, features)."""
+    return x.reshape(1, -1, x.shape[-1])
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Statistics are float32, float64 for float64 data: half precision overflows when squared."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,0 +1,76 @@
+"""Processes that train together: DTensors, and the messages they send each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .compat import DTensor
+
+
+def is_distributed(ranks: dist.ProcessGroup | None = None) -> bool:
+    """Whether several processes train together, all or those of a group."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size(ranks) > 1
+
+
+def is_sharded(tensor: Any) -> bool:
+    """Whether a tensor is a part of a larger one (FSDP2)."""
+    return DTensor is not None and isinstance(tensor, DTensor)
+
+
+def local(tensor: Any) -> Tensor:
+    """What this rank holds of a tensor."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def whole(tensor: Any) -> Tensor:
+    """All of a tensor; for a sharded one every rank has to ask."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def check_placement(name: str, parameter: Any) -> None:
+    """Refuses what is split in another way than FSDP2 and HSDP do.
+
+    Args:
+        name: of the parameter, for the error.
+        parameter: any tensor.
+
+    Raises:
+        ValueError: split along another dimension than the first, or over two mesh dimensions.
+    """
+    if not is_sharded(parameter):
+        return
+    *outer, last = parameter.placements
+    if not (last.is_shard(0) and all(placement.is_replicate() for placement in outer)):
+        raise ValueError(
+            f"{name!r} is split as {tuple(parameter.placements)}: only FSDP2 (Shard(0)) and HSDP (Replicate, Shard(0)) "
+            "are supported; load the model without tensor parallelism"
+        )
+
+
+def sum_over_ranks(vectors: Sequence[tuple[Tensor, dist.ProcessGroup | None]]) -> list[Tensor]:
+    """The sums of each vector over the ranks of its group: one message a group.
+
+    Args:
+        vectors: of one dimension; float64 where any of them is.
+    """
+    sums: dict[int, Tensor] = {}
+    for group in dict.fromkeys(ranks for _, ranks in vectors):
+        indices = [i for i, (_, ranks) in enumerate(vectors) if ranks is group]
+        dtype = max((vectors[i][0].dtype for i in indices), key=lambda dtype: dtype.itemsize)
+        flat = torch.cat([vectors[i][0].to(dtype) for i in indices])
+        dist.all_reduce(flat, group=group)
+        parts = flat.split([len(vectors[i][0]) for i in indices])
+        sums.update({i: part.to(vectors[i][0].dtype) for i, part in zip(indices, parts, strict=True)})
+    return [sums[i] for i in range(len(vectors))]
+
+
+def any_rank(here: bool, device: torch.device, ranks: dist.ProcessGroup | None) -> bool:
+    """Whether something is so on any rank. Waits for the device."""
+    flag = torch.tensor(float(here), device=device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=ranks)
+    return bool(flag)

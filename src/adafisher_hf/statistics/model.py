@@ -1,0 +1,277 @@
+"""All taps of a model, and what came in for each of its parameters since the last refresh."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..compat import drop_forward_hooks, has_unreduced_gradients, in_backward_pass
+from ..layers import KINDS, LayerKind, Layout, gradient_layout, wide
+from ..ranks import is_distributed, is_sharded, whole
+from .estimators import make_estimator
+from .experts import TAPS, ExpertTap
+from .gradient import gradient_sums
+from .logits import watch_logits
+from .owners import Owner, find_owners, kind_of, refuse_sparse
+from .padding import Padding
+from .reduce import reduce_over_ranks
+from .sums import Sums
+from .tap import Gate, Tap
+
+logger = logging.getLogger(__name__)
+
+
+class Use(NamedTuple):
+    """The sums of one owner of a parameter since the last refresh, and how the parameter lies over them."""
+
+    sums: Sums | None
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which statistics a preconditioner reads.
+
+    Attributes:
+        sides: which of ``"row"`` and ``"col"`` of a layout have a full factor instead of a diagonal one.
+        kinds: of layers that are understood; none: everything is made of gradients, and no model is needed.
+        tap: what watches a module of these kinds.
+        fallback: whether a parameter without a tap that fired uses its gradient.
+        additive: whether the sums of several ranks can be added up.
+    """
+
+    sides: Callable[[Layout], tuple[str, ...]]
+    kinds: tuple[LayerKind, ...] = KINDS
+    tap: type[Tap] = Tap
+    fallback: bool = True
+    additive: bool = True
+
+
+@dataclass
+class Block:
+    """One parameter and those who measure it.
+
+    Attributes:
+        owners: all modules that hold the parameter; the first one gives its name.
+        taps: the taps of those owners whose use is known, in the order of ``layouts``.
+        layouts: one a tap; a single gradient layout where there is no tap.
+        parameter: the optimizer's, which FSDP2 exchanges.
+        name: of the parameter in its model.
+    """
+
+    owners: list[Owner]
+    taps: list[Tap]
+    layouts: list[Layout]
+    parameter: Tensor
+    name: str
+
+    @property
+    def kind(self) -> str:
+        return kind_of(self.owners)
+
+    def has_gradient(self) -> bool:
+        """Whether the last backward passes have left a gradient, in the optimizer's parameter or in the module's."""
+        return self.parameter.grad is not None or self._in_module().grad is not None
+
+    def is_current(self) -> bool:
+        """Whether the module still holds the optimizer's parameter (FSDP2: or the one that it was gathered into)."""
+        return is_sharded(self.parameter) or self._in_module() is self.parameter
+
+    def _in_module(self) -> Tensor:
+        return getattr(self.owners[0].module, self.owners[0].attribute) if self.owners else self.parameter
+
+    def uses(self, grad: Tensor, wanted: Wanted) -> list[Use]:
+        """What came in since the last refresh; from the gradient where no tap saw the backward pass."""
+        uses = [Use(tap.sums, layout) for tap, layout in zip(self.taps, self.layouts, strict=False)]
+        if any(use.sums is not None for use in uses):
+            return uses
+        if not wanted.fallback:
+            return []
+        layout, dtype = self.layouts[0], torch.promote_types(grad.dtype, torch.float32)
+        grad = whole(grad).to(dtype).reshape(layout.shape)
+        return [Use(gradient_sums(grad, layout, wanted.sides(layout)), layout)]
+
+
+@dataclass
+class ModelStatistics:
+    """All blocks of a model, and the hooks that feed them.
+
+    Attributes:
+        model: whose modules get hooks; None where gradients are all that is read.
+        wanted: by the preconditioner.
+        estimator: a name in ``ESTIMATORS``.
+        stride: statistics of every so many tokens; None: by the number of tokens.
+        ranks: the processes whose statistics are added up; None: all.
+        handles: of all hooks.
+    """
+
+    model: nn.Module | None
+    wanted: Wanted
+    estimator: str = "empirical"
+    stride: int | None = 1
+    ranks: dist.ProcessGroup | None = None
+    handles: list = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._taps: dict[int | tuple[int, str], Tap] = {}
+        self._blocks: list[Block] = []
+        self.gate = Gate(Padding(), stride=self.stride)
+        self._finalizer = weakref.finalize(self, _remove, self.handles)
+        if self.model is None:
+            return
+        _drop_retired(self.model)
+        self.handles.append(self.gate.padding.attach(self.model))
+        begin = partial(_begin_forward, self._blocks, self._taps, self.gate)
+        self.handles.append(self.model.register_forward_pre_hook(begin))
+        self.handles += watch_logits(self.model, make_estimator(self.estimator), self.gate)
+
+    def add(self, parameters: Iterable[Tensor]) -> None:
+        """Makes a block for each parameter and hooks the modules that own them.
+
+        Raises:
+            ValueError: a parameter that the model does not own, or an embedding with sparse gradients.
+        """
+        parameters = list(parameters)
+        owners = {} if self.model is None else find_owners(self.model, self.wanted.kinds)
+        for parameter in parameters:
+            if self.model is not None and id(parameter) not in owners:
+                raise ValueError(
+                    f"a parameter of shape {tuple(parameter.shape)} does not belong to the given "
+                    f"{type(self.model).__name__}: pass the model whose parameters are optimized"
+                )
+            refuse_sparse(owners.get(id(parameter), []))
+        self._blocks += [self._block(owners.get(id(parameter), []), parameter) for parameter in parameters]
+
+    def bind(self, parameters: list[Tensor]) -> dict[int, Block]:
+        """The blocks by ``id`` of their parameter.
+
+        Args:
+            parameters: those that ``add`` got, or what FSDP2 has put in their places.
+        """
+        for block, parameter in zip(self._blocks, parameters, strict=True):
+            block.parameter = parameter
+        return {id(block.parameter): block for block in self._blocks}
+
+    def reduce(self) -> None:
+        """Adds up what the taps of all ranks have seen, where there are several ranks.
+
+        Raises:
+            ValueError: statistics that do not add up.
+        """
+        if not is_distributed(self.ranks) or not self._taps:
+            return
+        if not self.wanted.additive:
+            raise ValueError("mode='reference' is the published arithmetic of one process: use mode='calibrated'")
+        parameters = [block.parameter for block in self._blocks]
+        dtype = torch.float64 if any(p.dtype == torch.float64 for p in parameters) else torch.float32
+        reduce_over_ranks(list(self._taps.values()), dtype, parameters[0].device, self.ranks)
+
+    def warn_of_head_without_forward(self) -> None:
+        """Says so where a language model's head got a gradient although its forward did not run."""
+        model: Any = self.model
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        tap = self._taps.get(id(head))
+        weight = getattr(head, "weight", None)
+        if tap is None or tap.sums is not None or not self.fired() or weight is None or weight.grad is None:
+            return
+        logger.warning(
+            "%s did not run, but got a gradient: a fused loss (Liger's, TRL's) computes it where no hook can see "
+            "it. A tied embedding then has the curvature of its look-ups alone, an untied head that of "
+            "its gradient. For the full statistics turn the fused loss off where that can be done "
+            "(use_liger_kernel=False).",
+            next(name for name, module in model.named_modules() if module is head),
+        )
+
+    def clear(self) -> None:
+        """Drops what the taps have summed up."""
+        for tap in self._taps.values():
+            tap.take()
+
+    def fired(self) -> bool:
+        """Whether any backward pass was measured since the last refresh."""
+        return any(tap.sums is not None for tap in self._taps.values())
+
+    def close(self) -> None:
+        """Takes every hook off the model."""
+        self._finalizer()
+        self.clear()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the hooks are off."""
+        return not self._finalizer.alive
+
+    @property
+    def taps(self) -> list[Tap]:
+        """All of them, in the order of the parameters."""
+        return list(self._taps.values())
+
+    def __iter__(self) -> Iterator[Block]:
+        return iter(self._blocks)
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def _block(self, owners: list[Owner], parameter: Tensor) -> Block:
+        known = [owner for owner in owners if owner.kind is not None]
+        layouts = [owner.layout for owner in known if owner.layout]
+        layouts = layouts or [gradient_layout(parameter, owners[0].module if owners else None)]
+        taps = [self._tap(owner) for owner in known]
+        for tap, layout in zip(taps, layouts, strict=False):
+            tap.want(layout, {getattr(layout, side) for side in self.wanted.sides(layout)})
+        name = owners[0].parameter_name if owners else f"parameter {len(self._blocks)}"
+        return Block(owners, taps, layouts, parameter, name)
+
+    def _tap(self, owner: Owner) -> Tap:
+        assert owner.kind is not None
+        part = owner.kind.part(owner.attribute)
+        key = id(owner.module) if part is None else (id(owner.module), part)
+        tap = self._taps.get(key)
+        if tap is None:
+            tap = self._make_tap(owner, part)
+            tap.dtype = wide(getattr(owner.module, owner.attribute).dtype)
+            self._taps[key] = tap
+            self.handles.append(tap.attach(owner.module))
+        return tap
+
+    def _make_tap(self, owner: Owner, part: str | None) -> Tap:
+        assert owner.kind is not None
+        arguments = owner.kind, self.gate, self.gate.padding.mask_name(owner.module_name)
+        return self.wanted.tap(*arguments) if part is None else ExpertTap(*arguments, part=part)
+
+
+def _begin_forward(blocks: list[Block], taps: dict[Any, Tap], gate: Gate, module: nn.Module, args: tuple) -> None:
+    """Forgets a backward pass whose gradients were thrown away: a loss scaler that overflowed skips ``step()``.
+
+    A forward pass that finds no gradient at all is the first one after ``zero_grad``.
+    """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return
+    gate.last_input = None  # the next mask may be another one
+    if in_backward_pass():
+        return  # recomputed in the middle of it
+    if not any(block.has_gradient() for block in blocks) and not has_unreduced_gradients(module):
+        for tap in taps.values():
+            tap.take()
+
+
+def _remove(handles: list) -> None:
+    for handle in handles:
+        handle.remove()
+    handles.clear()
+
+
+def _drop_retired(model: nn.Module) -> None:
+    """Takes off the hooks that a copy of a model has brought along: their taps measure nothing."""
+    for module in model.modules():
+        drop_forward_hooks(module, lambda hook: getattr(getattr(hook, "__self__", None), "retired", False) is True)
+        taps = vars(module).get(TAPS, [])
+        taps[:] = [tap for tap in taps if not tap.retired]

@@ -1,0 +1,119 @@
+"""What a kernel gets: lists of tensors, one entry a block, and the numbers of their parameter group."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..compat import foreach_norm
+from ..preconditioners.base import Direction
+from ..ranks import local
+from .shards import Shard
+
+BUCKET_NUMBERS = 1 << 22  # numbers a bucket: bounds the temporary memory (one larger tensor is a bucket of its own)
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """The numbers of a parameter group.
+
+    Attributes:
+        lr: learning rate α.
+        beta: decay of the momentum.
+        beta2: decay of σ².
+        weight_decay: κ.
+        decoupled: AdaFisherW's weight decay; otherwise it is added to the gradient.
+        grafted: scale by σ and graft to the momentum's norm; otherwise divide only.
+    """
+
+    lr: float | Tensor
+    beta: float
+    beta2: float
+    weight_decay: float
+    decoupled: bool
+    grafted: bool
+
+
+@dataclass(frozen=True)
+class Key:
+    """What the blocks of a batch have in common.
+
+    Attributes:
+        group: index of the parameter group.
+        device: of parameters and state.
+        dtype: of the state's scalars.
+        ranks: those that hold the other rows of these parameters; None where all rows are here.
+    """
+
+    group: int
+    device: torch.device
+    dtype: torch.dtype
+    ranks: dist.ProcessGroup | None
+
+
+@dataclass
+class Batch:
+    """Blocks of one parameter group that share device and state dtype. Every list has one entry a block.
+
+    Where parameters are split over ranks the tensors are this rank's rows, and all scalars are about the whole block.
+
+    Attributes:
+        params: the weights, viewed as (stack, rows, cols); updated in place.
+        grads: their gradients, same view.
+        exp_avgs: momentum, same view, in the state's dtype or in bfloat16; updated in place.
+        steps: number of gradients seen, shape (); updated in place.
+        sigma_sqs: EMA of mean(g²), shape (); updated in place. Empty where the update is not grafted.
+        directions: of each block.
+        shards: which rows are here, where the direction needs those of other ranks too; None elsewhere.
+        compensations: what the rounding of half-precision weights has cut off, same view; None where that is dropped.
+        grad_sqs: Σ g² of each block, shape (); a block where it is not finite is left alone.
+        sizes: how many numbers each block has.
+    """
+
+    params: list[Tensor] = field(default_factory=list)
+    grads: list[Tensor] = field(default_factory=list)
+    exp_avgs: list[Tensor] = field(default_factory=list)
+    steps: list[Tensor] = field(default_factory=list)
+    sigma_sqs: list[Tensor] = field(default_factory=list)
+    directions: list[Direction] = field(default_factory=list)
+    shards: list[Shard | None] = field(default_factory=list)
+    compensations: list[Tensor | None] = field(default_factory=list)
+    grad_sqs: list[Tensor] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+
+    def add(self, param: Tensor, state: dict[str, Tensor], shard: Shard, direction: list[Direction]) -> Tensor:
+        """Adds the blocks of one parameter that has a gradient; returns the weights that the kernel will update."""
+        assert param.grad is not None
+        weights = local(param.detach()).reshape(-1)
+        grads = shard.views(local(param.grad))
+        compensation = state.get("compensation")
+        self.params += shard.views(weights)
+        self.grads += grads
+        self.exp_avgs += shard.views(local(state["exp_avg"]))
+        self.steps += state["step"].unbind()
+        self.sigma_sqs += state["sigma_sq"].unbind() if "sigma_sq" in state else []
+        self.directions += direction
+        self.shards += [shard if shard.has_to_gather(some) else None for some in direction]
+        self.compensations += [None] * len(grads) if compensation is None else shard.views(local(compensation))
+        self.grad_sqs += [norm.square() for norm in foreach_norm(grads, 2, state["step"].dtype)]
+        self.sizes += shard.sizes()
+        return weights
+
+    def buckets(self) -> Iterator[slice]:
+        """Which blocks are updated together."""
+        start, numbers = 0, 0
+        for i, param in enumerate(self.params):
+            if i > start and numbers + param.numel() > BUCKET_NUMBERS:
+                yield slice(start, i)
+                start, numbers = i, 0
+            numbers += param.numel()
+        if self.params:
+            yield slice(start, len(self.params))
+
+    def __getitem__(self, bucket: slice) -> Batch:
+        return Batch(**{field.name: getattr(self, field.name)[bucket] for field in dataclasses.fields(self)})

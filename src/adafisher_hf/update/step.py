@@ -1,0 +1,89 @@
+"""One step of all blocks, and what ranks that share a parameter tell each other on the way: two small messages.
+
+Σ g² must be complete before σ is known, ‖m‖ and ‖m/D‖ before the update has its length.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ranks import sum_over_ranks
+from .batch import Batch, Hyper, Key
+from .scalars import Scalars, begin, finish, sigma_floor
+
+Lengths = dict[Key, Tensor]  # ‖α u‖ of every block of a batch
+
+
+def take_step(batches: dict[Key, Batch], hypers: dict[Key, Hyper], kernel: Any) -> Lengths:
+    """Updates the weights of all blocks, in place.
+
+    Args:
+        batches: by what their blocks have in common; ``grad_sqs`` become those of whole blocks.
+        hypers: the numbers of each batch's parameter group.
+        kernel: has ``advance`` and ``apply``.
+    """
+    split = {key: batch for key, batch in batches.items() if key.ranks is not None}
+    _complete_grad_sqs(split)
+    floor = sigma_floor(batches.values())
+    scalars = {key: begin(batch, hypers[key], floor.to(key.device, key.dtype)) for key, batch in batches.items()}
+    lengths = {key: _step(batches[key], scalars[key], hypers[key], kernel) for key in batches if key not in split}
+    return lengths | _step_split(split, scalars, hypers, kernel)
+
+
+def _step(batch: Batch, scalars: Scalars, hyper: Hyper, kernel: Any) -> Tensor:
+    lengths = []
+    for bucket in batch.buckets():
+        part, known = batch[bucket], scalars[bucket]
+        quotients, norms = kernel.advance(part, known, hyper)
+        scale = finish(known, hyper, norms)
+        kernel.apply(part, quotients, scale, hyper)
+        lengths.append(scale.length)
+    return torch.cat(lengths)
+
+
+def _step_split(
+    batches: dict[Key, Batch], scalars: dict[Key, Scalars], hypers: dict[Key, Hyper], kernel: Any
+) -> Lengths:
+    advanced = {key: _advance(batch, scalars[key], hypers[key], kernel) for key, batch in batches.items()}
+    messages = [(norms.square().flatten(), key.ranks) for key, (_, norms) in advanced.items()]
+    lengths = {}
+    for total, (key, (gathered, _)) in zip(sum_over_ranks(messages), advanced.items(), strict=True):
+        scale = finish(scalars[key], hypers[key], total.view(2, -1).sqrt())
+        for bucket in batches[key].buckets():
+            part = batches[key][bucket]
+            kernel.apply(part, _quotients(part, gathered, bucket, scale.factor.dtype), scale[bucket], hypers[key])
+        lengths[key] = scale.length
+    return lengths
+
+
+def _advance(batch: Batch, scalars: Scalars, hyper: Hyper, kernel: Any) -> tuple[dict[int, Tensor], Tensor]:
+    """Quotients that were gathered, by the index of their block, and the norms of all."""
+    gathered: dict[int, Tensor] = {}
+    norms = []
+    for bucket in batch.buckets():
+        part = batch[bucket]
+        quotients, some = kernel.advance(part, scalars[bucket], hyper)
+        norms.append(some)
+        pairs = zip(range(len(batch.params))[bucket], part.shards, quotients, strict=True)
+        gathered.update({i: quotient for i, shard, quotient in pairs if shard is not None})
+    return gathered, torch.cat(norms, dim=1)
+
+
+def _quotients(part: Batch, gathered: dict[int, Tensor], bucket: slice, dtype: torch.dtype) -> list[Tensor]:
+    """m/D of a bucket once more: dividing again is cheaper than keeping all of them, gathering again is not."""
+    quotients = []
+    for i, direction, exp_avg in zip(range(bucket.start, bucket.stop), part.directions, part.exp_avgs, strict=True):
+        if i in gathered:
+            quotients.append(gathered[i])
+        else:
+            quotients.append(direction.apply(exp_avg, out=torch.empty_like(exp_avg, dtype=dtype)))
+    return quotients
+
+
+def _complete_grad_sqs(batches: dict[Key, Batch]) -> None:
+    messages = [(torch.stack(batch.grad_sqs), key.ranks) for key, batch in batches.items()]
+    for batch, total in zip(batches.values(), sum_over_ranks(messages), strict=True):
+        batch.grad_sqs = list(total.unbind())
