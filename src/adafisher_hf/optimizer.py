@@ -84,7 +84,7 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         self._statistics = ModelStatistics(
             model, self._preconditioner.wanted(), config.estimator, config.token_stride, process_group
         )
-        self._means: dict[int, Tensor | None] = {}  # of the last refresh, by id of the block: for the logs
+        self._trace_means: dict[int, Tensor | None] = {}  # of the last refresh, by id of the block: for the logs
         self._lengths: dict[int, tuple[Tensor, slice]] = {}  # of the last step, by id of the block: for the logs
         group_knobs = {name: getattr(config, name) for name in GROUP_KNOBS}
         try:
@@ -221,7 +221,7 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
     def state_was_written(self) -> None:
         """Forgets what was made of the state's old values."""
         self._directions.forget(self._statistics)
-        self._means.clear()
+        self._trace_means.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AdaFisher:
         """A copy with the model and hooks of its own; with a model that is copied in the same call, on that copy."""
@@ -269,7 +269,7 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
             block = blocks[id(param)]
             uses = block.uses(grad, self._statistics.wanted)
             if uses:
-                self._means[id(block)] = self._preconditioner.refresh(self.state[param], uses, gamma)
+                self._trace_means[id(block)] = self._preconditioner.refresh(self.state[param], uses, gamma)
                 changed.append(block)
         self._statistics.clear()
         if self._preconditioner.renews:
@@ -326,7 +326,7 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
             block, state = blocks[id(param)], self.state.get(param)
             if state and self.param_groups[0]["step"]:
                 direction = self._directions.whole(block, state, group["damping"])
-                mean = self._means.get(id(block)) if self._preconditioner.grafted else direction.dense()
+                mean = self._trace_means.get(id(block)) if self._preconditioner.grafted else direction.dense()
                 lengths, own = self._lengths.get(id(block), (None, slice(0)))
                 yield Observed(
                     block.name, block.kind, param, direction, mean, None if lengths is None else lengths[own]

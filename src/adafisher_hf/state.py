@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .config.adafisher import AdaFisherConfig
+from .layers import accumulation_dtype
 from .preconditioners.base import Preconditioner
 from .ranks import check_placement, is_sharded
 from .statistics.model import Block
@@ -28,12 +29,12 @@ def initial_state(
     reason = preconditioner.refuses(config, sharded=is_sharded(param), ranks=1)
     if reason is not None:
         raise ValueError(reason)
-    wide = torch.promote_types(param.dtype, torch.float32)
+    dtype = accumulation_dtype(param.dtype)
     stack = block.layouts[0].shape[0] if block.layouts[0].independent else 1
-    like = torch.empty(0, dtype=wide, device=device)
-    momentum_dtype = torch.bfloat16 if config.state_dtype == "bfloat16" else wide
+    like = torch.empty(0, dtype=dtype, device=device)
+    momentum_dtype = torch.bfloat16 if config.state_dtype == "bfloat16" else dtype
     state = {"step": like.new_zeros(stack), "exp_avg": _zeros_like(param, momentum_dtype, device)}
-    if param.dtype != wide and config.rounding == "kahan":
+    if param.dtype != dtype and config.rounding == "kahan":
         state["compensation"] = _zeros_like(param, param.dtype, device)
     if preconditioner.grafted:
         state["sigma_sq"] = like.new_zeros(stack)

@@ -43,7 +43,7 @@ class Observed(NamedTuple):
         kind: of its layer.
         parameter: itself.
         direction: of its next step.
-        mean: raw mean(F) of its blocks at the last refresh; None: not known.
+        trace_mean: raw mean(F) of its blocks at the last refresh; None: not known.
         lengths: ‖α u‖ of its blocks in the last step; None: it has taken none since the optimizer was made or loaded.
     """
 
@@ -51,7 +51,7 @@ class Observed(NamedTuple):
     kind: str
     parameter: Tensor
     direction: Direction
-    mean: Tensor | None
+    trace_mean: Tensor | None
     lengths: Tensor | None
 
 
@@ -93,7 +93,7 @@ def _summarize_kind(rows: list[ParameterSummary]) -> dict[str, float]:
 def _numbers(one: Observed) -> Tensor:
     sample = one.direction.sample(SAMPLE)
     spread = sample.clamp(min=torch.finfo(sample.dtype).tiny).log10().std(correction=0)
-    mean = sample.new_full((), math.nan) if one.mean is None else one.mean.mean()
+    mean = sample.new_full((), math.nan) if one.trace_mean is None else one.trace_mean.mean()
     update = sample.new_zeros(()) if one.lengths is None else one.lengths.norm()
     weight = whole(one.parameter.norm())
     return torch.stack([number.detach().reshape(()).to(sample) for number in (mean, spread, update, weight)])

@@ -128,6 +128,6 @@ def as_tokens(x: Tensor) -> Tensor:
     return x.reshape(1, -1, x.shape[-1])
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """Statistics are float32, float64 for float64 data: half precision overflows when squared."""
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import LayerKind, Layout, as_tokens, bias_layout, wide
+from .base import LayerKind, Layout, accumulation_dtype, as_tokens, bias_layout
 
 
 class NormKind(LayerKind):
@@ -32,7 +32,7 @@ class LayerNormKind(NormKind):
 
     def inputs(self, module: Any, args: tuple, output: Tensor) -> Tensor | None:
         x = _features_last(module, args[0])
-        normalised = F.layer_norm(x.to(wide(x.dtype)), module.normalized_shape, eps=module.eps)
+        normalised = F.layer_norm(x.to(accumulation_dtype(x.dtype)), module.normalized_shape, eps=module.eps)
         return normalised.reshape(1, -1, module.weight.numel())
 
     def outputs(self, module: Any, grad_output: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class RMSNormKind(NormKind):
         tensors = [a for a in args if isinstance(a, Tensor)]
         if len(tensors) != 1 or tensors[0].shape[-1] != module.weight.numel() or tensors[0].shape != output.shape:
             return None  # a gated norm: x̂ is not a function of one input
-        x = tensors[0].to(wide(tensors[0].dtype))
+        x = tensors[0].to(accumulation_dtype(tensors[0].dtype))
         if not _is_rms(module):
             return as_tokens(F.layer_norm(x, x.shape[-1:], eps=_epsilon(module)))
         return as_tokens(x * torch.rsqrt(x.square().mean(-1, keepdim=True) + _epsilon(module)))
@@ -73,7 +73,7 @@ class BatchNormKind(NormKind):
         return None
 
     def inputs(self, module: Any, args: tuple, output: Tensor) -> Tensor | None:
-        x = args[0].to(wide(args[0].dtype))
+        x = args[0].to(accumulation_dtype(args[0].dtype))
         if module.training or module.running_mean is None:
             normalised = F.batch_norm(x, None, None, training=True, eps=module.eps)
         else:
@@ -94,7 +94,7 @@ class GroupNormKind(NormKind):
         return None
 
     def inputs(self, module: Any, args: tuple, output: Tensor) -> Tensor | None:
-        normalised = F.group_norm(args[0].to(wide(args[0].dtype)), module.num_groups, eps=module.eps)
+        normalised = F.group_norm(args[0].to(accumulation_dtype(args[0].dtype)), module.num_groups, eps=module.eps)
         return as_tokens(normalised.movedim(1, -1))
 
     def outputs(self, module: Any, grad_output: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..layers import Layout
-from ..layers.published import PUBLISHED_KINDS
+from ..layers.reference import REFERENCE_KINDS
 from ..statistics.model import Use, Wanted
-from ..statistics.published import PublishedTap
+from ..statistics.reference import ReferenceTap
 from .base import Direction, State
 from .paper import Paper, min_max, own_part
 from .quotient import Quotient
@@ -26,7 +26,7 @@ class Reference(Paper):
         return None
 
     def wanted(self) -> Wanted:
-        return Wanted(self.sides, kinds=PUBLISHED_KINDS, tap=PublishedTap, fallback=False, additive=False)
+        return Wanted(self.sides, kinds=REFERENCE_KINDS, tap=ReferenceTap, fallback=False, additive=False)
 
     def init(self, state: State, layouts: list[Layout], like: Tensor) -> None:
         super().init(state, layouts, like)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..compat import gate_of, grouped_linear, is_expert_parallel
-from ..layers import wide
+from ..layers import accumulation_dtype
 from ..layers.experts import PARTS, has
 from .sums import Sums, second_moment
 from .tap import Tap, full_precision
@@ -51,7 +51,7 @@ class ExpertTap(Tap):
         if self.retired or not self.gate.active or not y.requires_grad:
             return
         stride = self.stride(len(x) // self.stack)
-        weights = torch.full_like(experts, stride, dtype=wide(y.dtype))
+        weights = torch.full_like(experts, stride, dtype=accumulation_dtype(y.dtype))
         mask = self.gate.padding.flat_mask(self.mask_name, count)
         if mask is not None:
             weights = weights * mask.to(weights)[tokens]

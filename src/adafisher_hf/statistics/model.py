@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..compat import drop_forward_hooks, has_unreduced_gradients, in_backward_pass
-from ..layers import KINDS, LayerKind, Layout, gradient_layout, wide
+from ..layers import KINDS, LayerKind, Layout, accumulation_dtype, gradient_layout
 from ..ranks import is_distributed, is_sharded, whole
 from .estimators import make_estimator
 from .experts import TAPS, ExpertTap
@@ -95,7 +95,7 @@ class Block:
             return uses
         if not wanted.fallback:
             return []
-        layout, dtype = self.layouts[0], torch.promote_types(grad.dtype, torch.float32)
+        layout, dtype = self.layouts[0], accumulation_dtype(grad.dtype)
         grad = whole(grad).to(dtype).reshape(layout.shape)
         return [Use(gradient_sums(grad, layout, wanted.sides(layout)), layout)]
 
@@ -237,7 +237,7 @@ class ModelStatistics:
         tap = self._taps.get(key)
         if tap is None:
             tap = self._make_tap(owner, part)
-            tap.dtype = wide(getattr(owner.module, owner.attribute).dtype)
+            tap.dtype = accumulation_dtype(getattr(owner.module, owner.attribute).dtype)
             self._taps[key] = tap
             self.handles.append(tap.attach(owner.module))
         return tap

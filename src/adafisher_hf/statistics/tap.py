@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..compat import parameters_of, version_of
-from ..layers import LayerKind, Layout, OneHot, Tokens, wide
+from ..layers import LayerKind, Layout, OneHot, Tokens, accumulation_dtype
 from .compiled import Observer
 from .padding import Padding
 from .sums import Sums, automatic_stride, count, second_moment, strided
@@ -230,7 +230,7 @@ class Tap:
         return moment
 
     def _weights(self, module: nn.Module, mask: Tensor | None, output: Tensor, inputs: Tokens) -> Tensor:
-        dtype = wide(output.dtype)
+        dtype = accumulation_dtype(output.dtype)
         weights = (
             output.new_ones(count(inputs), dtype=dtype) if mask is None else mask.to(output.device, dtype).reshape(-1)
         )

@@ -16,7 +16,7 @@ from .base import LayerKind, Layout
 from .conv import patches
 
 
-class PublishedKind(LayerKind):
+class ReferenceKind(LayerKind):
     """Layers whose F̃ is outer(S, H) over the weight as a (d_out, …) matrix, the bias in the last column."""
 
     def layout(self, module: Any, attribute: str) -> Layout | None:
@@ -40,7 +40,7 @@ class PublishedKind(LayerKind):
         raise NotImplementedError
 
 
-class PublishedLinear(PublishedKind):
+class ReferenceLinear(ReferenceKind):
     name = "linear"
 
     def matches(self, module: nn.Module) -> bool:
@@ -53,7 +53,7 @@ class PublishedLinear(PublishedKind):
         return grad.reshape(-1, grad.shape[-1]).square().mean(0)
 
 
-class PublishedConv2d(PublishedKind):
+class ReferenceConv2d(ReferenceKind):
     name = "conv"
 
     def matches(self, module: nn.Module) -> bool:
@@ -69,7 +69,7 @@ class PublishedConv2d(PublishedKind):
         return grad.square().mean((0, 2, 3))
 
 
-class PublishedLayerNorm(PublishedKind):
+class ReferenceLayerNorm(ReferenceKind):
     name = "norm"
 
     def augmented_from(self, module: Any) -> int:
@@ -87,7 +87,7 @@ class PublishedLayerNorm(PublishedKind):
         return grad.reshape(-1, grad.shape[-1]).sum(0).square() / grad.shape[0]
 
 
-class PublishedBatchNorm2d(PublishedKind):
+class ReferenceBatchNorm2d(ReferenceKind):
     name = "batchnorm"
 
     def augmented_from(self, module: Any) -> int:
@@ -104,7 +104,7 @@ class PublishedBatchNorm2d(PublishedKind):
         return grad.sum((0, 2, 3)).square() / grad.shape[0]
 
 
-PUBLISHED_KINDS = (PublishedLinear(), PublishedConv2d(), PublishedBatchNorm2d(), PublishedLayerNorm())
+REFERENCE_KINDS = (ReferenceLinear(), ReferenceConv2d(), ReferenceBatchNorm2d(), ReferenceLayerNorm())
 
 
 def _with_bias(module: Any, raw: Tensor, value: float) -> Tensor:

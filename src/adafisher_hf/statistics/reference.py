@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layers.published import PublishedKind
+from ..layers import accumulation_dtype
+from ..layers.reference import ReferenceKind
 from .sums import Sums
 from .tap import Tap
 
 
-class PublishedTap(Tap):
+class ReferenceTap(Tap):
     """Keeps the last micro-batch's raw means instead of sums, and knows no mask."""
 
-    kind: PublishedKind
+    kind: ReferenceKind
 
     @torch.no_grad()
     def forward(self, module: Any, args: tuple, kwargs: dict, output: Tensor) -> None:
@@ -33,4 +34,4 @@ class PublishedTap(Tap):
 
 
 def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.to(accumulation_dtype(x.dtype))
