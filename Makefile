@@ -34,6 +34,10 @@ test: install  ## run the tests
 test-slow: install  ## run the tests that train for real
 	$(PYTEST) -m "slow and not gpu" --timeout 1800
 
+.PHONY: mutants
+mutants: install  ## make deliberate mistakes, one at a time, and see that the tests catch them (half an hour)
+	$(BIN)/python tests/mutants.py
+
 lint: install  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -12,7 +12,7 @@ import torch
 from transformers import BertConfig, GPT2Config, GPT2LMHeadModel
 
 import adafisher_hf
-from adafisher_hf.cli import TASKS, main
+from adafisher_hf.cli import TASKS, build_on_meta, main
 
 TELL = """
 import json, os, sys
@@ -258,9 +258,13 @@ def test_every_task_names_a_class_of_transformers():
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("lama", [], "unknown model 'lama': give a folder with a config.json, a config file, or a model type"),
+        ("lama", [], "unknown model 'lama': give a folder with a config.json, a config file, a model of the Hub that"),
         ("lama", [], "did you mean 'llama'?"),
-        ("nothing-like-it", [], "such as gpt2, llama"),
+        ("bert-base-uncased", [], "(this one is not), or a model type of transformers (did you mean 'bert'?)"),
+        ("gpt2-medium", [], "did you mean 'gpt2'?"),
+        ("some/where/else", [], "unknown model 'some/where/else'"),
+        ("nothing-like-it", [], "such as gpt2, llama, bert, t5, vit; all: "),
+        ("detr", [], "cannot build 'detr' for the task 'auto': ImportError: TimmBackbone requires the timm library"),
         (".", [], "no usable model config in '.'"),
         ("vit", ["--task", "causal-lm"], "cannot build 'vit' for the task 'causal-lm'"),
     ],
@@ -273,6 +277,35 @@ def test_unknown_models_get_one_line(tmp_path, monkeypatch, capsys, model, optio
     assert captured.err.startswith("adafisher-hf: error: ")
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["gpt2-small", "someone/gpt2-small"])
+def test_a_name_stands_for_the_config_that_was_downloaded(tmp_path, monkeypatch, capsys, name):
+    """Also where the user before the name is left out, as in the names of the first models."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repo = tmp_path / "models--someone--gpt2-small"
+    write(repo / "refs/main", "abc")
+    (repo / "snapshots/abc").mkdir(parents=True)
+    small_gpt2().save_pretrained(repo / "snapshots/abc")
+    expected = adafisher_hf.coverage(GPT2LMHeadModel(small_gpt2()))
+    content = coverage_json(capsys, name)
+    assert content["parameters"] == json.loads(json.dumps([row._asdict() for row in expected]))
+
+
+@pytest.mark.slow
+def test_every_model_type_is_built_or_says_why_not():
+    from transformers import CONFIG_MAPPING
+
+    from adafisher_hf.cli.errors import CommandError
+
+    silent = []
+    for kind in sorted(CONFIG_MAPPING.keys()):
+        try:
+            build_on_meta(kind, "auto")
+        except CommandError as error:
+            reason = str(error).partition("Error: ")[2]
+            silent += [kind] if len(reason) < 20 else []
+    assert silent == []
 
 
 def test_a_reader_that_stops_early_is_no_error(folder):

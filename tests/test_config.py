@@ -11,13 +11,15 @@ import warnings
 from dataclasses import dataclass
 
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from adafisher_hf import AdaFisherW
 from adafisher_hf.config import Interval, OptimizerConfig, knob
 from adafisher_hf.config.adafisher import CONFIG_NAME, AdaFisherConfig
 from adafisher_hf.config.knobs import allowed_of, help_of
-from adafisher_hf.preconditioners import modes
+from adafisher_hf.preconditioners import PRECONDITIONERS, find, modes, structures
 
 KNOBS = {knob.name: knob for knob in dataclasses.fields(AdaFisherConfig)}
 
@@ -41,7 +43,13 @@ def configs(draw):
     knobs = {name: draw(_values(knob)) for name, knob in KNOBS.items()}
     if knobs["structure"] != "diagonal":
         knobs["mode"] = "calibrated"
-    return AdaFisherConfig(**knobs)
+    return AdaFisherConfig(**without_vain(knobs))
+
+
+def without_vain(knobs):
+    """Less the options that have no effect with this mode and structure."""
+    vain = find(knobs["mode"], knobs["structure"]).without
+    return {name: value for name, value in knobs.items() if name not in vain}
 
 
 def test_defaults():
@@ -63,12 +71,12 @@ def test_resolved_fills_in_the_defaults_of_the_mode(mode, expected):
 
 @pytest.mark.parametrize("mode", modes())
 def test_resolved_keeps_what_was_set(mode):
-    config = AdaFisherConfig(mode=mode, damping=0.5, gamma=0.25, update_warmup=3, token_stride=2)
+    config = AdaFisherConfig(mode=mode, damping=0.5, gamma=0.25, update_warmup=3, token_stride=1)
     assert config.resolved() == config
 
 
 @given(configs())
-@example(AdaFisherConfig(damping=1e-07, beta=0.1 + 0.2, beta2=1 - 2**-53, gamma=5e-324, max_factor_dim=10**20))
+@example(AdaFisherConfig(damping=1e-07, beta=0.1 + 0.2, beta2=1 - 2**-53, gamma=5e-324, update_interval=10**20))
 def test_optim_args_round_trip(config):
     for text in (config.to_optim_args(), config.to_optim_args(explicit=True)):
         assert AdaFisherConfig.from_optim_args(text) == config
@@ -213,6 +221,72 @@ def test_another_mode_than_the_saved_one_takes_its_own_defaults(tmp_path):
     AdaFisherConfig(gamma=0.5).resolved().save_pretrained(tmp_path)
     config = AdaFisherConfig.from_optim_args(f"config={tmp_path},mode=paper").resolved()
     assert (config.damping, config.update_warmup, config.gamma) == (1e-3, 0, 0.5)
+
+
+# Options without effect
+
+IN_VAIN = [
+    ("max_factor_dim", 64, {}, "structure='kronecker', leave it out"),
+    ("basis_interval", 5, {}, "structure='kronecker', leave it out"),
+    ("second_moment", "rotated", {}, "structure='kronecker', leave it out"),
+    ("second_moment", "rotated", {"mode": "paper"}, "structure='kronecker', leave it out"),
+    ("beta2", 0.5, {"mode": "paper"}, "mode='calibrated', leave it out"),
+    ("beta2", 0.5, {"mode": "reference"}, "mode='calibrated', leave it out"),
+    ("token_stride", 2, {"mode": "reference"}, "mode='calibrated' or mode='paper', leave it out"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "others", "message"), IN_VAIN)
+def test_an_option_without_effect_is_refused(name, value, others, message):
+    message = f"{name}={value} has no effect with mode=.*, structure='diagonal': it belongs to {message}"
+    model = torch.nn.Linear(2, 2)
+    text = ",".join(f"{key}={value}" for key, value in {**others, name: value}.items())
+    for make in (
+        lambda: AdaFisherConfig(**others, **{name: value}),
+        lambda: AdaFisherConfig.from_optim_args(text),
+        lambda: AdaFisherW(model, **others, **{name: value}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
+@pytest.mark.parametrize("entry", PRECONDITIONERS.values(), ids=PRECONDITIONERS)
+def test_the_default_of_an_option_without_effect_is_none(entry, tmp_path):
+    """Named or not, and in whatever has every option: a dict, a string, a file."""
+    structure = next((name for name in structures() if PRECONDITIONERS[name] is entry), "diagonal")
+    config = AdaFisherConfig(mode=entry.mode, structure=structure).resolved()
+    assert AdaFisherConfig(**config.to_dict()) == config
+    assert AdaFisherConfig.from_optim_args(config.to_optim_args(explicit=True)) == config
+    config.save_pretrained(tmp_path)
+    assert AdaFisherConfig.from_optim_args(f"config={tmp_path}") == config
+    AdaFisherW(torch.nn.Linear(2, 2), **config.to_dict())
+
+
+def test_a_file_that_was_saved_with_options_without_effect_is_read(tmp_path):
+    content = {"version": 1, **AdaFisherConfig().to_dict(), "max_factor_dim": 64, "second_moment": "rotated"}
+    (tmp_path / CONFIG_NAME).write_text(json.dumps(content))
+    assert AdaFisherConfig.from_pretrained(tmp_path) == AdaFisherConfig()
+    with pytest.raises(ValueError, match="basis_interval=5 has no effect"):
+        AdaFisherConfig.from_optim_args(f"config={tmp_path},basis_interval=5")
+    for change in ({"max_factor_dim": 0}, {"max_factor_dim": "64"}, {"mode": ["paper"]}):
+        (tmp_path / CONFIG_NAME).write_text(json.dumps({**content, **change}))
+        with pytest.raises((TypeError, ValueError), match=f"{next(iter(change))} must be"):
+            AdaFisherConfig.from_pretrained(tmp_path)
+    (tmp_path / CONFIG_NAME).write_text('{"max_factor_dim": 64}')  # written by hand
+    with pytest.raises(ValueError, match="max_factor_dim=64 has no effect"):
+        AdaFisherConfig.from_pretrained(tmp_path)
+
+
+def test_another_structure_than_the_saved_one_has_no_use_for_its_options(tmp_path):
+    AdaFisherConfig(structure="kronecker", max_factor_dim=64, gamma=0.5).resolved().save_pretrained(tmp_path)
+    config = AdaFisherConfig.from_optim_args(f"config={tmp_path},structure=diagonal").resolved()
+    assert config == AdaFisherConfig(gamma=0.5).resolved()
+
+
+def test_every_option_is_of_use_to_someone():
+    for name in KNOBS:
+        assert any(name not in entry.without for entry in PRECONDITIONERS.values())
+    assert all(set(entry.without) <= set(KNOBS) for entry in PRECONDITIONERS.values())
 
 
 def test_the_file_says_its_version_and_every_knob(tmp_path):

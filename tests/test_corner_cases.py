@@ -521,19 +521,6 @@ def test_strided_tokens_stand_for_the_skipped_ones():
     assert [tap.sums.tokens.item() for tap in optimizer._statistics._taps.values()] == [32.0, 32.0]
 
 
-@pytest.mark.parametrize(("tokens", "stride"), [(3, 1), (8, 1), (16, 2), (31, 3), (32, 4), (999, 4)])
-@pytest.mark.parametrize("structure", ["kronecker", "diagonal"])
-def test_a_dense_factor_gets_as_many_tokens_as_it_has_rows(structure, tokens, stride):
-    layer = nn.Linear(8, 5)
-    optimizer = AdaFisherW(layer.parameters(), model=layer, structure=structure)
-    x = torch.randn(1, tokens, 8)
-    layer(x).square().sum().backward()
-    (tap,) = optimizer._statistics._taps.values()
-    measured = x[0, ::stride] if structure == "kronecker" else x[0]
-    expected = stride * measured.T @ measured if structure == "kronecker" else measured.square().sum(0)
-    torch.testing.assert_close(tap.sums.input[0], expected)
-
-
 def test_damping_of_a_group_may_change_at_any_step():
     model = tiny()
     optimizer = AdaFisherW(model.parameters(), model=model, update_warmup=0, update_interval=10)

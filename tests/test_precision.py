@@ -117,12 +117,51 @@ def curvatures(model, autocast=False, **knobs):
     return {name: optimizer.curvature(p) for name, p in model.named_parameters()}
 
 
+def watched(model):
+    """What every linear layer reads and gets back, as it is, by its name."""
+    seen = {}
+
+    def keep(name, args, output):
+        seen[name] = [args[0].detach()]
+        output.register_hook(seen[name].append)
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda m, args, output, name=name: keep(name, args, output))
+    return seen
+
+
 @pytest.mark.parametrize("how", ["autocast", "bfloat16 model"])
 @pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
-def test_half_precision_statistics_are_those_of_full_precision(how, structure):
-    """As many digits as bfloat16 has: the median entry agrees to 2 %, in the basis of the diagonal structure."""
+def test_half_precision_statistics_are_sums_of_what_the_layers_see(how, structure):
+    """Whatever the network has rounded: from there on nothing is lost but bfloat16 products of dense factors."""
+    model = llama() if how == "autocast" else llama().to(torch.bfloat16)
+    seen = watched(model)
+    optimizer = AdaFisherW(model, structure=structure, **KNOBS, token_stride=1)
+    ids = torch.arange(64).view(4, 16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        loss = model(input_ids=ids, labels=ids).loss
+    loss.backward()
+    taps = optimizer._statistics._taps
+    names = {id(module): name for name, module in model.named_modules()}
+    compared = [(tap.sums, *seen[names[key]]) for key, tap in taps.items() if names[key] in seen]
+    assert len(compared) == len(seen)
+    for sums, h, delta in compared:
+        for ours, x in ((sums.input[0], h), (sums.output[0], delta)):
+            rows = x.flatten(0, -2).double()
+            exact = rows.T @ rows if ours.dim() == 2 else rows.square().sum(0)
+            scale = exact if ours.dim() == 1 else exact.diagonal().outer(exact.diagonal()).sqrt()
+            assert ((ours - exact).abs() / scale).max() < (1e-5 if ours.dim() == 1 else 0.05)
+
+
+@pytest.mark.parametrize("how", ["autocast", "bfloat16 model"])
+@pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
+def test_half_precision_curvature_is_that_of_full_precision(how, structure):
+    """As many digits as bfloat16 leaves to the network: the median entry agrees to 2 %."""
     model = llama()
-    knobs = {"structure": structure, "max_factor_dim": 1}  # without a basis the entries can be compared
+    knobs = {"structure": structure}
+    if structure == "kronecker":
+        knobs["max_factor_dim"] = 1  # without a basis the entries can be compared
     full = curvatures(copy.deepcopy(model), **knobs)
     if how == "autocast":
         half = curvatures(model, autocast=True, **knobs)
@@ -131,7 +170,7 @@ def test_half_precision_statistics_are_those_of_full_precision(how, structure):
     for name, value in full.items():
         relative = (half[name] / value - 1).abs()
         assert relative.median() < 0.02, name
-        assert relative.max() < 0.5, name
+        assert relative.quantile(0.95) < 0.05, f"{name} {relative.quantile(0.95)}"
 
 
 @pytest.mark.parametrize("how", ["autocast", "bfloat16 model"])
@@ -249,3 +288,30 @@ def test_kahan_and_a_gradient_that_is_not_finite(kernel):
         layer.weight.grad[0, 0] = torch.nan if bad else 0.1
         optimizer.step()
         assert torch.equal(layer.weight, before) == bad
+
+
+class Scaler:
+    """What attach_scaler reads of a GradScaler, on the CPU too."""
+
+    def __init__(self, scale):
+        self._scale = torch.tensor(scale)
+
+
+@pytest.mark.parametrize("mode", ["paper", "reference"])
+def test_statistics_that_have_a_unit_are_free_of_the_loss_scale(mode):
+    """S is the square of a gradient: it shrinks with the square of the scale."""
+
+    def measured(scale, attach):
+        torch.manual_seed(0)
+        layer = nn.Linear(4, 3)
+        optimizer = AdaFisherW(layer, mode=mode, lr=1e-5)
+        if attach:
+            optimizer.attach_scaler(Scaler(scale))
+        (layer(torch.randn(8, 4)).square().mean() * scale).backward()
+        (tap,) = optimizer._statistics.taps
+        return tap.sums
+
+    plain, scaled, unaware = measured(1.0, False), measured(1024.0, True), measured(1024.0, False)
+    torch.testing.assert_close(scaled.output, plain.output, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(scaled.input, plain.input, rtol=0.0, atol=0.0)
+    torch.testing.assert_close(unaware.output, plain.output * 1024.0**2, rtol=1e-5, atol=0.0)

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,12 @@ tomllib = pytest.importorskip("tomllib", reason="Python 3.10 cannot read TOML")
 ROOT = Path(__file__).parents[1]
 # torch's oldest build is not asked for: it is gigabytes, and the package registry of a test may not have it.
 OLDEST = ("transformers", "accelerate", "huggingface_hub", "wrapt")
-WHAT_THEY_NEED = ["httpx", "httpcore", "tokenizers==0.22.*", "datasets==4.0.*"]  # other names or versions than the newest ones do
+WHAT_THEY_NEED = [
+    "httpx",
+    "httpcore",
+    "tokenizers==0.22.*",
+    "datasets==4.0.*",
+]  # other names or versions than the newest ones do
 RUN = """
 import torch
 import adafisher_hf

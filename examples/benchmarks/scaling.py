@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the examples' fo
 
 from adafisher_hf import AdaFisherW
 from adafisher_hf.statistics.reduce import message_length
-from adafisher_hf.statistics.sums import STRIDE
+from adafisher_hf.statistics.choice import STRIDE
 from plotting import plot_scaling
 from tables import markdown
 

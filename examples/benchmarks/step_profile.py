@@ -30,7 +30,7 @@ from adafisher_hf import AdaFisher, AdaFisherConfig
 from adafisher_hf.preconditioners.diagonal import Diagonal
 from adafisher_hf.preconditioners.kronecker import Basis, Kronecker, RotatedQuotient
 from adafisher_hf.preconditioners.quotient import Quotient
-from adafisher_hf.statistics.sums import automatic_stride
+from adafisher_hf.statistics.choice import automatic_stride
 from adafisher_hf.statistics.tap import Tap
 from benchmarks.harness.arms import Arm, adafisherw
 from benchmarks.harness.problem import NewsProblem

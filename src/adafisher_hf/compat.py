@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 # torch 2.6 to 2.13. Public optimizers of torch are built on these; without them the import fails.
 foreach_copy = torch._foreach_copy_
@@ -23,9 +22,6 @@ foreach_lerp = torch._foreach_lerp_
 foreach_mul = torch._foreach_mul_
 foreach_norm = torch._foreach_norm
 foreach_sub = torch._foreach_sub_
-
-# torch 2.6 to 2.13: the base class of all convolutions.
-ConvNd: type[nn.Module] = _ConvNd
 
 # torch 2.13 has renamed the older one and warns of it.
 all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -45,17 +41,63 @@ def in_backward_pass() -> bool:
     return current is not None and current() != -1
 
 
+def next_node_number() -> int:
+    """The number that the next autograd node of this thread gets: nodes are numbered in the order of their making.
+
+    torch 2.13; if it is gone there are no numbers, and a recomputed layer counts every token.
+    """
+    number = getattr(torch.autograd, "_get_sequence_nr", None)
+    return 0 if number is None or torch.compiler.is_compiling() else number()
+
+
+def running_node_number() -> int | None:
+    """The number of the autograd node that runs now; None outside of a backward pass.
+
+    torch 2.13; if it is gone the answer is None, and a recomputed layer counts every token.
+    """
+    current = getattr(torch._C, "_current_autograd_node", None)
+    node = None if current is None else current()
+    return None if node is None else node._sequence_nr()
+
+
 def parameters_of(module: nn.Module) -> Mapping[str, Tensor | None]:
     """The parameters that a module holds itself, by attribute; torch 2.6 to 2.13."""
     return module._parameters
 
 
-def drop_forward_hooks(module: nn.Module, unwanted: Any) -> None:
-    """Takes off the forward hooks for which ``unwanted(hook)`` holds; torch 2.6 to 2.13."""
-    for key, hook in list(module._forward_hooks.items()):
-        if unwanted(hook):
-            del module._forward_hooks[key]
-            module._forward_hooks_with_kwargs.pop(key, None)
+def twin_of(module: nn.Module, parameters: dict[str, Any], buffers: dict[str, Any]) -> nn.Module:
+    """A module of the same class and attributes with tensors of its own and no hooks; torch 2.6 to 2.13.
+
+    Its ``forward`` is that of its class, whatever has been put in its place (accelerate wraps it).
+    """
+    twin = module.__new__(type(module))
+    vars(twin).update(vars(module))
+    vars(twin).pop("forward", None)
+    vars(twin).update(_parameters=parameters, _buffers=buffers)
+    return twin
+
+
+def drop_hooks(module: nn.Module, unwanted: Any) -> None:
+    """Takes off the forward hooks and pre-hooks for which ``unwanted(hook)`` holds; torch 2.6 to 2.13."""
+    for hooks, with_kwargs in (
+        (module._forward_hooks, module._forward_hooks_with_kwargs),
+        (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
+    ):
+        for key in [key for key, hook in hooks.items() if unwanted(hook)]:
+            del hooks[key]
+            with_kwargs.pop(key, None)
+
+
+def in_function_transform() -> bool:
+    """Whether torch.func (vmap, grad, jvp) is running: tensors are wrappers then, which must not be kept.
+
+    torch 2.6 to 2.13; if it is gone the answer is no, and a transform of a hooked model fails.
+    """
+    if torch.compiler.is_compiling():
+        return False  # the compiler's own interpreter would be taken for one
+    functorch = getattr(torch._C, "_functorch", None)
+    peek = getattr(functorch, "peek_interpreter_stack", None)
+    return peek is not None and peek() is not None
 
 
 def version_of(x: Tensor) -> int:
@@ -84,6 +126,24 @@ def inverse_scale_of(scaler: Any) -> Callable[[], Tensor | float]:
         return 1.0 if scaler._scale is None else 1.0 / scaler._scale
 
     return inverse
+
+
+def is_flat_parameter(parameter: Any) -> bool:
+    """Whether a parameter is many that FSDP1 has put into one; torch 2.6 to 2.13."""
+    return getattr(parameter, "_is_flat_param", False) is True
+
+
+def is_managed_by_fsdp(module: nn.Module) -> bool:
+    """Whether a module is inside FSDP1 or FSDP2; torch 2.6 to 2.13.
+
+    If the name is gone, a model that FSDP1 has wrapped from outside is noticed only by its parameters.
+    """
+    return getattr(module, "_is_fsdp_managed_module", False) is True
+
+
+def is_replica(module: nn.Module) -> bool:
+    """Whether a module is a copy that DataParallel has made for one forward pass; torch 2.6 to 2.13."""
+    return getattr(module, "_is_replica", False) is True
 
 
 def has_unreduced_gradients(model: nn.Module) -> bool:
@@ -116,6 +176,24 @@ def is_conv1d(module: nn.Module) -> bool:
     """
     utilities = sys.modules.get("transformers.pytorch_utils")
     return utilities is not None and isinstance(module, utilities.Conv1D)
+
+
+def is_transformers_model(module: nn.Module) -> bool:
+    """Whether a module is a PreTrainedModel, without importing transformers: who has one has imported it.
+
+    transformers 5.2 to 5.23, public; here for the trick.
+    """
+    modeling = sys.modules.get("transformers.modeling_utils")
+    return modeling is not None and isinstance(module, modeling.PreTrainedModel)
+
+
+def is_param_wrapper(module: nn.Module) -> bool:
+    """Whether a module adapts one parameter of another (peft's ``target_parameters``): its A and B never run.
+
+    peft 0.21, public; without importing peft: who has one has imported it.
+    """
+    layer = sys.modules.get("peft.tuners.lora.layer")
+    return isinstance(module, getattr(layer, "ParamWrapper", ()))
 
 
 # Mixture-of-experts models; transformers 5.2 to 5.23. ---------------------------------------------------------------

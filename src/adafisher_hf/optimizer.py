@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -13,15 +12,17 @@ from torch import Tensor, nn
 
 from .compat import inverse_scale_of
 from .config.adafisher import AdaFisherConfig
-from .config.groups import GROUP_KNOBS, check_group, listed
+from .config.groups import GROUP_KNOBS, check_group, follow_momentum, listed
+from .config.resume import written
 from .insight.coverage import CoverageRow, coverage_of_blocks
 from .insight.summary import Observed, ParameterSummary, by_parameter, summarize_rows
 from .join import JoinsUnevenly
 from .preconditioners import find
 from .preconditioners.base import Preconditioner
-from .ranks import any_rank, is_sharded, local
+from .ranks import DEEPSPEED, any_rank, check_wrapping, is_distributed, local, refuse_replica
 from .schedule import Schedule
-from .state import check_saved_state, initial_state, restore_dtypes
+from .state import checked_state, initial_state, restore_dtypes
+from .statistics.counts import keep_token_counts, restore_token_counts
 from .statistics.model import Block, ModelStatistics
 from .update import load_kernel
 from .update.batch import Hyper
@@ -76,6 +77,9 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         self._preconditioner: Preconditioner = find(config.mode, config.structure).load().from_config(config)
         if model is None and self._preconditioner.reads == "taps":
             raise ValueError(f"{type(self).__name__} needs the model for its curvature hooks: pass model=model")
+        if model is not None:
+            check_wrapping(model)
+        self._may_be_wrapped = model is not None  # since the optimizer was made
         self.ranks = process_group
         self._schedule = Schedule(
             config.update_warmup or 0, config.update_interval, config.gamma, config.basis_interval
@@ -84,14 +88,13 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         self._statistics = ModelStatistics(
             model, self._preconditioner.wanted(), config.estimator, config.token_stride, process_group
         )
+        if model is not None:
+            self._statistics.handles.append(model.register_forward_pre_hook(refuse_replica))
         self._trace_means: dict[int, Tensor | None] = {}  # of the last refresh, by id of the block: for the logs
         self._lengths: dict[int, tuple[Tensor, slice]] = {}  # of the last step, by id of the block: for the logs
-        group_knobs = {name: getattr(config, name) for name in GROUP_KNOBS}
+        defaults = dict(lr=lr, weight_decay=weight_decay, step=0, optimizer=self.name, momentum=config.beta)
         try:
-            super().__init__(
-                listed(params),
-                dict(lr=lr, weight_decay=weight_decay, step=0, config=self._written_config(), **group_knobs),
-            )
+            super().__init__(listed(params), {**defaults, **{name: getattr(config, name) for name in GROUP_KNOBS}})
         except BaseException:
             self.close()
             raise
@@ -104,10 +107,15 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         """
         if self.param_groups:
             param_group = {**param_group, "step": self.param_groups[0]["step"]}
+        cycled = "momentum" in param_group
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
+            if not cycled:
+                del group["momentum"]  # a default, so that schedules that cycle it take this optimizer
             check_group(group)
+            follow_momentum([group])
+            group.setdefault("config", written(self.config, group))
             self._statistics.add(group["params"])
         except BaseException:
             self.param_groups.pop()
@@ -128,8 +136,11 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        follow_momentum(self.param_groups)
         blocks = self._by_parameter()
         self._init_missing_state(blocks)
+        if not self._with_grad():
+            self._statistics.refuse_foreign_gradients()
         if self._is_dry_step():
             return loss
         if self._statistics.gate.active and not self._statistics.closed:
@@ -194,11 +205,14 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state, keeping the dtypes it was saved with (torch casts everything to the parameter's dtype).
 
+        Options that no state is made for, such as ``damping``, stay those of this optimizer; the log says which.
+
         Raises:
-            ValueError: the state is that of another optimizer, mode, structure or model; nothing was loaded.
+            ValueError, TypeError: the state is damaged, or that of another optimizer, mode, structure or model;
+                nothing was loaded.
         """
         blocks, name = self._by_parameter(), type(self).__name__
-        check_saved_state(state_dict, name, self.param_groups, blocks, self.config, self._preconditioner)
+        state_dict = checked_state(state_dict, name, self.param_groups, blocks, self.config, self._preconditioner)
         super().load_state_dict(state_dict)
         restore_dtypes(self.state, self.param_groups, state_dict)
         self.state_was_written()
@@ -208,9 +222,13 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
     def skip_step(self) -> None:
         """What a rank without data does while the others take a step."""
         self.init_state()
+        if self._is_dry_step():
+            return
         if self._statistics.gate.active and not self._statistics.closed:
             self._statistics.clear()
             self._statistics.reduce()
+            if self._statistics.count_tokens():
+                keep_token_counts(self.state, self._statistics)
             self._statistics.clear()
         self._count_step()
 
@@ -220,6 +238,7 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
 
     def state_was_written(self) -> None:
         """Forgets what was made of the state's old values."""
+        restore_token_counts(self.state, self._statistics)
         self._directions.forget(self._statistics)
         self._trace_means.clear()
 
@@ -235,14 +254,26 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
 
     def _by_parameter(self) -> dict[int, Block]:
         """The blocks by ``id`` of their parameter: FSDP2 puts new ones into the groups, in the old order."""
-        return self._statistics.bind([param for _, param in self._params()])
+        params = [param for _, param in self._params()]
+        if len(params) != len(self._statistics):
+            raise ValueError(f"the optimizer's parameters were exchanged for {len(params)} others. {DEEPSPEED}")
+        return self._statistics.bind(params)
 
     def _init_missing_state(self, blocks: dict[int, Block]) -> None:
+        if self._may_be_wrapped and self._statistics.model is not None:
+            check_wrapping(self._statistics.model)
+            self._may_be_wrapped = False
         for _, param in self._params():
             if not blocks[id(param)].is_current():
                 raise ValueError(
                     f"a parameter of shape {tuple(param.shape)} is no longer the model's: it was replaced or tied "
                     "after the optimizer was made; make the optimizer afterwards"
+                )
+            if self.state.get(param) and self.state[param]["exp_avg"].shape != param.shape:
+                raise ValueError(
+                    f"{blocks[id(param)].name!r} has the shape {tuple(param.shape)} and its momentum "
+                    f"{tuple(self.state[param]['exp_avg'].shape)}: it was resized after the optimizer was made "
+                    "(resize_token_embeddings); make the optimizer afterwards"
                 )
             used = param.requires_grad or param.grad is not None
             if not self.state.get(param) and used and param.numel():
@@ -255,8 +286,9 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
             return False
         params = [param for _, param in self._params() if param.grad is not None]
         real = self._statistics.fired() or any(bool(local(p.grad).any()) for p in params)
-        if any(is_sharded(p) for p in params):
-            real = any_rank(real, params[0].device, self.ranks)  # each sees its own rows
+        if is_distributed(self.ranks):
+            device = params[0].device if params else self.join_device
+            real = any_rank(real, device, self.ranks)  # each sees its own rows, or its own part of the model
         return not real
 
     def _refresh(self, blocks: dict[int, Block]) -> None:
@@ -264,6 +296,10 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         if step == 0:
             self._statistics.warn_of_head_without_forward()
         self._statistics.reduce()
+        if not self._statistics.has_news():
+            return
+        if self._statistics.count_tokens():
+            keep_token_counts(self.state, self._statistics)
         gamma, changed = self._schedule.gamma_at(step), []
         for param, grad in self._with_grad():
             block = blocks[id(param)]
@@ -310,15 +346,12 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         return [(param, param.grad) for param in params if param.grad is not None and param.numel()]
 
     def _open_gate(self) -> None:
-        self._statistics.gate.active = self._schedule.refreshes(self.param_groups[0]["step"])
+        gate, step = self._statistics.gate, self.param_groups[0]["step"]
+        gate.active, gate.turn = self._schedule.refreshes(step), self._schedule.turn(step)
 
     def _hyper(self, group: dict[str, Any]) -> Hyper:
         numbers = {name: group[name] for name in ("lr", "beta", "beta2", "weight_decay")}
         return Hyper(**numbers, decoupled=self.decoupled, grafted=self._preconditioner.grafted)
-
-    def _written_config(self) -> str:
-        """What a checkpoint has to be resumed with; how the kernel is implemented makes no difference to it."""
-        return dataclasses.replace(self.config, kernel="auto").to_optim_args(explicit=True)
 
     def _observed(self) -> Iterator[Observed]:
         blocks = self._by_parameter()

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from .compat import DTensor
+from .compat import DTensor, is_flat_parameter, is_managed_by_fsdp, is_replica
+
+INSTEAD = "use FSDP2 (torch.distributed.fsdp.fully_shard) or DDP"
+FSDP1 = f"AdaFisher needs parameters in their own shape, and FSDP1 flattens parameters: {INSTEAD}"
+DEEPSPEED = f"AdaFisher needs parameters in their own shape, and DeepSpeed ZeRO flattens parameters: {INSTEAD}"
+DATA_PARALLEL = (
+    "DataParallel copies the model at every forward pass, and the copies' curvature would be lost: start one process "
+    "a GPU (torchrun or accelerate launch) and use DDP or FSDP2"
+)
 
 
 def is_distributed(ranks: dist.ProcessGroup | None = None) -> bool:
@@ -32,16 +41,48 @@ def whole(tensor: Any) -> Tensor:
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
+def check_wrapping(model: nn.Module) -> None:
+    """Refuses a model whose modules are copied or whose parameters are flattened, whatever its parameters look like.
+
+    Raises:
+        ValueError: DataParallel or FSDP1, around the model or somewhere in it.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # who uses it has imported it
+    fsdp1, fsdp2 = (getattr(fsdp, name, ()) for name in ("FullyShardedDataParallel", "FSDPModule"))
+    modules = list(model.modules())
+    if any(isinstance(module, nn.DataParallel) for module in modules):
+        raise ValueError(DATA_PARALLEL)
+    # FSDP1 may be around the model alone: then only its mark is left inside, which is FSDP2's as well.
+    marked = any(is_managed_by_fsdp(module) for module in modules)
+    split = any(isinstance(module, fsdp2) for module in modules) or any(is_sharded(p) for p in model.parameters())
+    if any(isinstance(module, fsdp1) for module in modules) or (marked and not split):
+        raise ValueError(FSDP1)
+
+
+def refuse_replica(module: nn.Module, args: Any) -> None:
+    """A forward pre-hook for the root of a model: DataParallel may be put around it at any time.
+
+    Raises:
+        ValueError: the module is a copy that DataParallel has made.
+    """
+    if not torch.compiler.is_compiling() and is_replica(module):
+        raise ValueError(DATA_PARALLEL)
+
+
 def check_placement(name: str, parameter: Any) -> None:
-    """Refuses what is split in another way than FSDP2 and HSDP do.
+    """Refuses what is flattened, or split in another way than FSDP2 and HSDP do.
 
     Args:
         name: of the parameter, for the error.
         parameter: any tensor.
 
     Raises:
-        ValueError: split along another dimension than the first, or over two mesh dimensions.
+        ValueError: split along another dimension than the first, or over two mesh dimensions; or of FSDP1 or ZeRO.
     """
+    if is_flat_parameter(parameter):
+        raise ValueError(FSDP1)
+    if hasattr(parameter, "ds_id"):
+        raise ValueError(DEEPSPEED)
     if not is_sharded(parameter):
         return
     *outer, last = parameter.placements

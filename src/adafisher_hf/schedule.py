@@ -33,8 +33,12 @@ class Schedule:
             return self.gamma
         return 0.95 if step < self.warmup else 0.8
 
+    def turn(self, step: int) -> int:
+        """About how many refreshes there were before this step: it moves by one from each to the next."""
+        dense = min(step, self.warmup)
+        return dense + (step // self.interval - dense // self.interval)
+
     def is_renewed(self, step: int, index: int) -> bool:
         """Whether block ``index`` is renewed at this step's refresh: all at first, then in turns, so no step stalls."""
-        dense = min(step, self.warmup)
-        refresh = dense + (step // self.interval - dense // self.interval)
+        refresh = self.turn(step)
         return refresh < DENSE_BASES or (refresh + index) % self.basis_interval == 0

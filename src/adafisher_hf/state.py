@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,12 +10,17 @@ import torch
 from torch import Tensor
 
 from .config.adafisher import AdaFisherConfig
+from .config.resume import changed_options, check_saved_groups, fixed_options, resumed
 from .layers import accumulation_dtype
 from .preconditioners.base import Preconditioner
-from .ranks import check_placement, is_sharded
+from .ranks import check_placement, is_sharded, local
+from .statistics.counts import TOKENS
 from .statistics.model import Block
 
+logger = logging.getLogger(__name__)
+
 StateDict = dict[str, Any]
+Options = tuple[dict[str, str], dict[str, str]]  # of a saved group, of the running one
 
 
 def initial_state(
@@ -38,47 +44,49 @@ def initial_state(
         state["compensation"] = _zeros_like(param, param.dtype, device)
     if preconditioner.grafted:
         state["sigma_sq"] = like.new_zeros(stack)
+    if block.taps:
+        state[TOKENS] = like.new_zeros(len(block.taps))
     if preconditioner.measures(block):
         preconditioner.init(state, block.layouts, like)
     return state
 
 
-def check_saved_state(
+def checked_state(
     saved: StateDict,
     name: str,
     groups: Sequence[dict[str, Any]],
     blocks: dict[int, Block],
     config: AdaFisherConfig,
     preconditioner: Preconditioner,
-) -> None:
-    """Refuses a state that another optimizer, mode, structure or model has saved.
+) -> StateDict:
+    """Refuses a state that another optimizer, mode, structure or model has saved, or that is damaged.
 
     Args:
-        saved: a ``state_dict()``.
-        name: of the optimizer, for the error.
+        saved: a ``state_dict()``; it stays as it is.
+        name: of the optimizer's class, for the errors.
         groups: of the optimizer.
         blocks: by ``id`` of their parameter.
 
+    Returns:
+        What can be loaded: the state, with the running optimizer's options where they were changed.
+
     Raises:
-        ValueError: it says what was found and what to do.
+        ValueError, TypeError: it says what was found and what to do.
     """
-    if any("config" not in group for group in saved["param_groups"]):
-        raise ValueError(
-            f"this optimizer state was not saved by {name}: resume with the optimizer that saved "
-            "it, or start a new run from the checkpoint's weights"
-        )
-    for saved_group, group in zip(saved["param_groups"], groups, strict=False):
-        options = _knobs(saved_group["config"])
-        for saved_id, param in zip(saved_group["params"], group["params"], strict=False):
-            found = saved["state"].get(saved_id)
-            if found:
+    check_saved_groups(saved, groups, name)
+    found = saved["param_groups"]
+    for group, own in zip(found, groups, strict=True):
+        fixed = fixed_options(group, own)
+        for saved_id, param in zip(group["params"], own["params"], strict=True):
+            state = saved["state"].get(saved_id)
+            if state:
                 block = blocks[id(param)]
                 expected = initial_state(config, preconditioner, param, block, torch.device("meta"))
-                needed = {"mode": config.mode, **_shapes(expected)}
-                _check_same(
-                    {"mode": options["mode"], **_shapes(found)}, needed, f" or for another model; at {block.name!r},"
-                )
-        _check_same(options, _knobs(group["config"]), ":")
+                _check_fit(state, expected, fixed, block.name)
+                _check_finite(state, block.name)
+        _check_same(*fixed, ":")
+    _tell_changes(found, groups)
+    return {**saved, "param_groups": [resumed(group, own) for group, own in zip(found, groups, strict=True)]}
 
 
 def restore_dtypes(state: dict[Tensor, dict[str, Any]], groups: Sequence[dict[str, Any]], saved: StateDict) -> None:
@@ -97,6 +105,23 @@ def _zeros_like(param: Tensor, dtype: torch.dtype, device: torch.device) -> Tens
     return torch.zeros(param.shape, dtype=dtype, device=device)
 
 
+def _check_fit(state: dict[str, Any], expected: dict[str, Tensor], options: Options, name: str) -> None:
+    saved, own = options
+    _check_same({**saved, **_shapes(state)}, {**own, **_shapes(expected)}, f" or for another model; at {name!r},")
+    _check_same(_dtypes(state), _dtypes(expected), f" or for a model of another dtype; at {name!r},")
+
+
+def _check_finite(state: dict[str, Tensor], name: str) -> None:
+    finite = {key: local(value).isfinite().all() for key, value in state.items() if not value.is_meta}
+    if not finite or bool(torch.stack(list(finite.values())).all()):  # waits for the device once
+        return
+    broken = ", ".join(key for key, whole in finite.items() if not whole)
+    raise ValueError(
+        f"this optimizer state is damaged: {broken} of {name!r} is not finite; resume from an earlier checkpoint, or "
+        "start a new run from the checkpoint's weights"
+    )
+
+
 def _check_same(found: dict[str, Any], needed: dict[str, Any], where: str) -> None:
     different = sorted(key for key in found.keys() | needed.keys() if found.get(key) != needed.get(key))
     if different:
@@ -108,10 +133,16 @@ def _check_same(found: dict[str, Any], needed: dict[str, Any], where: str) -> No
         )
 
 
-def _knobs(config: str) -> dict[str, str]:
-    """The written knobs by name; also those of another version, which need not be known here."""
-    return dict(pair.split("=", 1) for pair in config.split(","))
+def _tell_changes(saved: Sequence[dict[str, Any]], groups: Sequence[dict[str, Any]]) -> None:
+    pairs = [changed_options(group, own).items() for group, own in zip(saved, groups, strict=True)]
+    changes = dict.fromkeys(f"{name} from {old} to {new}" for pair in pairs for name, (old, new) in pair)
+    if changes:
+        logger.info("resumed with other options than the state was saved with: %s", ", ".join(changes))
 
 
-def _shapes(state: dict[str, Any]) -> dict[str, tuple]:
-    return {key: tuple(value.shape) for key, value in state.items() if isinstance(value, Tensor)}
+def _shapes(state: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for key, x in state.items()}
+
+
+def _dtypes(state: dict[str, Tensor]) -> dict[str, str]:
+    return {key: str(value.dtype).removeprefix("torch.") for key, value in state.items()}

@@ -19,10 +19,11 @@ SETTINGS = {
     "diagonal": {},
     "coupled": {"cls": "AdaFisher", "weight_decay": 0.1},
     "kronecker": {"structure": "kronecker", "basis_interval": 2, "token_stride": 1},
+    "automatic": {"structure": "kronecker", "basis_interval": 2},
     "rotated": {"structure": "kronecker", "basis_interval": 2, "second_moment": "rotated", "token_stride": 2},
     "paper": {"mode": "paper", "lr": 1e-4},
 }
-EXPERTS = {"experts": {}, "kronecker experts": SETTINGS["kronecker"]}
+EXPERTS = {"experts": {}, "kronecker experts": SETTINGS["kronecker"], "automatic experts": SETTINGS["automatic"]}
 
 
 class Conditional(Tiny):
@@ -117,4 +118,5 @@ def test_ranks_follow_the_single_process(count):
             assert torch.equal(result[name], ranks[0][name]), f"{name}: the ranks have drifted apart"
     sizes, length = ranks[0]["messages"]
     # One message a refresh (steps 0, 1 of the warm-up, then every third), and none in between.
-    assert sizes == [[length], [length], [], [length], [], []]
+    # Before the first of them, whether any rank has something to measure at all.
+    assert sizes == [[1, length], [length], [], [length], [], []]

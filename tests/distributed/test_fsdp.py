@@ -21,6 +21,7 @@ SETTINGS = {
     "coupled": {"cls": "AdaFisher", "weight_decay": 0.1},
     "plain kernel": {"kernel": "plain", "weight_decay": 0.1},
     "kronecker": {"structure": "kronecker", "basis_interval": 2, "token_stride": 1},
+    "automatic": {"structure": "kronecker", "basis_interval": 2},
     "small factors": {"structure": "kronecker", "max_factor_dim": 6, "token_stride": 1},
     "paper": {"mode": "paper", "lr": 1e-4},
 }

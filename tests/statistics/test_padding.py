@@ -8,6 +8,8 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, T5Config, T5ForConditionalGeneration
 
 from adafisher_hf import AdaFisherW
+from adafisher_hf.statistics.masks import spread
+from tests.architectures import build
 from tests.models import llama
 
 
@@ -113,3 +115,72 @@ def test_other_masks_are_ignored(shape):
     for hook in model._forward_pre_hooks.values():
         hook(model, (), {"attention_mask": mask})
     assert padding.mask("attention_mask", torch.Size((2, 4))) is None
+
+
+MASK = torch.tensor([[1, 1, 0], [1, 0, 0]]).bool()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        ((2, 3), [[1, 1, 0], [1, 0, 0]]),
+        ((6,), [1, 1, 0, 1, 0, 0]),
+        ((2, 3, 2), [[[1, 1], [1, 1], [0, 0]], [[1, 1], [0, 0], [0, 0]]]),
+        ((6, 2), [[1, 1], [1, 1], [0, 0], [1, 1], [0, 0], [0, 0]]),
+        ((2, 2, 3), [[[1, 1, 0], [1, 1, 0]], [[1, 0, 0], [1, 0, 0]]]),
+        ((2, 3, 1, 1), [[[[1]], [[1]], [[0]]], [[[1]], [[0]], [[0]]]]),
+        ((2,), None),
+        ((1, 3), None),
+        ((3, 2), None),
+        ((2, 4), None),
+        ((4, 2, 3), None),
+        ((2, 4, 4), None),
+    ],
+)
+def test_leading_dimensions_of_every_shape(tokens, expected):
+    actual = spread(MASK, torch.Size(tokens))
+    assert (None if actual is None else actual.int().tolist()) == expected
+
+
+def test_as_many_heads_as_tokens():
+    """Their order is told by the strides of a view."""
+    by_token = torch.randn(2, 3, 3 * 4).view(2, 3, 3, 4)
+    tokens = torch.Size((2, 3, 3))
+    assert torch.equal(spread(MASK, tokens, by_token), MASK.unsqueeze(2).expand(tokens))
+    assert torch.equal(spread(MASK, tokens, by_token.transpose(1, 2)), MASK.unsqueeze(1).expand(tokens))
+
+
+@pytest.mark.parametrize("name", ["gemma3", "qwen3"])
+@pytest.mark.parametrize("backend", [None, "aot_eager"])
+def test_as_many_heads_as_tokens_in_a_model(name, backend):
+    """Two heads and two tokens, one of them padding: each head's second vector must not count."""
+    torch.compiler.reset()
+    model, _ = build(name)
+    optimizer = AdaFisherW(model)
+    network = torch.compile(model, backend=backend) if backend else model
+    inputs = []
+    norm = model.model.layers[1].self_attn.q_norm
+    if backend is None:
+        norm.register_forward_hook(lambda module, args, output: inputs.append(args[0].detach()))
+    ids, mask = torch.tensor([[3, 4], [5, 6]]), torch.tensor([[1, 1], [1, 0]])
+    network(input_ids=ids, attention_mask=mask, labels=ids.where(mask.bool(), -100)).loss.backward()
+    sums = optimizer._statistics._taps[id(norm)].sums
+    assert int(sums.tokens) == 6
+    if inputs:
+        by_token = inputs[0].transpose(1, 2) if name == "gemma3" else inputs[0]
+        real = by_token[mask.bool()]
+        normalised = real * torch.rsqrt(real.square().mean(-1, keepdim=True) + 1e-6)
+        torch.testing.assert_close(sums.input[0], normalised.square().sum((0, 1)))
+
+
+@pytest.mark.parametrize(("name", "table"), [("t5", "relative_attention_bias"), ("deberta_v2", "pos_key_proj")])
+def test_a_table_of_distances_is_no_batch(name, table):
+    """Six tokens look at six, six texts of six tokens; sixteen distances, one text of sixteen tokens."""
+    ids = torch.randint(3, 31, (6, 6) if name == "t5" else (1, 16))
+    mask = torch.ones_like(ids)
+    mask[0, 4:] = 0
+    rows = []
+    for given in (mask, torch.ones_like(ids)):
+        seen = rows_seen(build(name)[0].eval(), dict(input_ids=ids, attention_mask=given, labels=ids))
+        rows.append({module: count for module, count in seen.items() if module.endswith(table)})
+    assert rows[0] and rows[0] == rows[1]

@@ -33,7 +33,8 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a folder with a config.json, a config file, or a model type of transformers, such as gpt2 or llama",
+        help="a folder with a config.json, a config file, a model type of transformers, such as gpt2 or llama, or a "
+        "model of the Hub, such as bert-base-uncased, whose config is in the cache",
     )
     parser.add_argument(
         "--task", choices=TASKS, default="auto", help="which AutoModel to build (default: what the config says)"

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..preconditioners import CALIBRATED, Entry, find, modes, structures
+from ..preconditioners import CALIBRATED, Entry, find, modes, structures, users_of
 from ..statistics.estimators import estimator_names
 from ..update import kernel_names
 from .base import OptimizerConfig
-from .knobs import Interval, knob
+from .knobs import Interval, checked, knob, knobs_of
 
 CONFIG_NAME = "adafisher_config.json"
 
@@ -38,6 +38,7 @@ class AdaFisherConfig(OptimizerConfig):
         CALIBRATED,
         modes,
         "calibrated: scale-free, AdamW's learning rates; paper: eq. 3-4; reference: the authors' code",
+        fixed=True,
     )
     damping: float | None = knob(
         None,
@@ -58,15 +59,17 @@ class AdaFisherConfig(OptimizerConfig):
         "diagonal",
         structures,
         "diagonal: two vectors a weight; kronecker: full factors in their eigenbasis",
+        fixed=True,
     )
     max_factor_dim: int = knob(
-        1024, Interval(1), "kronecker: a side of a weight longer than this keeps a diagonal factor"
+        1024, Interval(1), "kronecker: a side of a weight longer than this keeps a diagonal factor", fixed=True
     )
     basis_interval: int = knob(10, Interval(1), "kronecker: refreshes between two eigenbases of a parameter")
     second_moment: str = knob(
         "factors",
         SECOND_MOMENTS,
         "kronecker: curvature in the basis from the factors' eigenvalues, or an EMA of the squared rotated gradient",
+        fixed=True,
     )
     token_stride: int | None = knob(
         None,
@@ -74,23 +77,31 @@ class AdaFisherConfig(OptimizerConfig):
         "take the statistics of every so many tokens (diagonal: 1; kronecker: up to 4, as long as a dense factor gets "
         "as many tokens as it has rows)",
     )
-    estimator: str = knob("empirical", estimator_names, "of S: empirical takes the training loss's own gradients")
+    estimator: str = knob(
+        "empirical", estimator_names, "of S: empirical takes the training loss's own gradients", fixed=True
+    )
     state_dtype: str = knob(
         "float32",
         STATE_DTYPES,
         "of the momentum and of rotated second moments (float64 for float64 parameters if float32 is asked for); "
         "all else is float32 at least",
+        fixed=True,
     )
     rounding: str = knob(
         "kahan",
         ROUNDINGS,
         "of half-precision weights: kahan keeps what rounding cuts off in one more half-precision buffer",
+        fixed=True,
     )
     kernel: str = knob("auto", kernel_names, "implementation of the update")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._preconditioner()  # which has to exist
+        for name in self._without_effect():
+            chosen = f"mode={self.mode!r}, structure={self.structure!r}"
+            raise ValueError(
+                f"{name}={getattr(self, name)} has no effect with {chosen}: it belongs to {users_of(name)}, leave it out"
+            )
 
     def resolved(self) -> AdaFisherConfig:
         """The same with the defaults of its mode and structure in place of None."""
@@ -102,10 +113,36 @@ class AdaFisherConfig(OptimizerConfig):
     def _preconditioner(self) -> Entry:
         return find(self.mode, self.structure)
 
+    def _without_effect(self) -> list[str]:
+        """The options that were changed although nothing reads them here."""
+        return _changed_in_vain(self._preconditioner(), self.to_dict())
+
+    @classmethod
+    def _of_saved(cls, content: Mapping[str, Any]) -> AdaFisherConfig:
+        # A saved file has every option, and nobody has asked for those that have no effect.
+        chosen = cls(**{name: content[name] for name in ("mode", "structure") if name in content})
+        vain = _changed_in_vain(chosen._preconditioner(), content)
+        for name in vain:
+            checked(cls, name, content[name])
+        return cls(**{name: value for name, value in content.items() if name not in vain})
+
     def _unresolved(self, changes: Mapping[str, Any]) -> AdaFisherConfig:
-        # A saved config is a resolved one: its τ = 0.1 must not become λ = 0.1 when another mode is asked for.
+        # A saved config is a resolved one: its τ = 0.1 must not become λ = 0.1 when another mode is asked for, and
+        # what it says of an eigenbasis has no effect when the structure that has one is not the one that is asked for.
         chosen = {"mode": self.mode, "structure": self.structure, **changes}
-        if find(chosen["mode"], chosen["structure"]) is self._preconditioner():
+        entry, old = find(chosen["mode"], chosen["structure"]), self._preconditioner()
+        if entry is old:
             return self
-        stale = self._preconditioner().defaults
-        return self._with({key: None for key, value in stale.items() if getattr(self, key) == value})
+        kept = {name: value for name, value in self.to_dict().items() if name not in entry.without}
+        stale = {name for name, value in old.defaults.items() if getattr(self, name) == value}
+        kept = {name: value for name, value in kept.items() if name not in stale}
+        return type(self)(**{**kept, "mode": entry.mode, "structure": chosen["structure"]})._with({}, self._unknown)
+
+
+def _changed_in_vain(entry: Entry, options: Mapping[str, Any]) -> list[str]:
+    knobs = knobs_of(AdaFisherConfig)
+    return [
+        name
+        for name in entry.without
+        if name in options and options[name] not in (knobs[name].default, entry.defaults.get(name))
+    ]

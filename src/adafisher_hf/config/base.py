@@ -234,6 +234,11 @@ class OptimizerConfig:
         return self
 
     @classmethod
+    def _of_saved(cls: type[Config], content: Mapping[str, Any]) -> Config:
+        """The config of a file that this package has written."""
+        return cls(**content)
+
+    @classmethod
     def _from_json(cls: type[Config], text: str, *, name: str) -> Config:
         try:
             content = json.loads(text)
@@ -242,10 +247,11 @@ class OptimizerConfig:
         if not isinstance(content, dict):
             raise TypeError(f"the file must hold a JSON object, got {type(content).__name__}")
         unknown = {key: content.pop(key) for key in list(content) if key not in knobs_of(cls)}
+        was_saved = "version" in unknown
         version = unknown.pop("version", FORMAT_VERSION)
         if isinstance(version, bool) or not isinstance(version, int):
             raise TypeError(f"version must be an integer, got {version!r}")
-        config = cls(**content)
+        config = cls._of_saved(content) if was_saved else cls(**content)
         if version > FORMAT_VERSION or unknown:
             warnings.warn(_newer(name, version, unknown), stacklevel=3)
         # What is kept of a newer format is still of that format.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..ranks import check_placement
 from .adafisher import AdaFisherConfig
+from .knobs import checked, shown
 
 GROUP_KNOBS = ("beta", "beta2", "damping")  # options that a parameter group may have for itself
 
@@ -36,17 +38,55 @@ def check_group(group: dict[str, Any]) -> None:
         ValueError: a number out of range, a complex parameter, or one that is split as FSDP2 does not.
         TypeError: what must be a number is none.
     """
-    for key in ("lr", "weight_decay", *GROUP_KNOBS):
-        if not isinstance(group[key], int | float | Tensor):
-            raise TypeError(f"{key} must be a number, not {group[key]!r}")
-    for key in ("lr", "weight_decay"):
-        if not float(group[key]) >= 0:
-            raise ValueError(f"{key} must be at least 0, not {group[key]}")
-    AdaFisherConfig(**{name: group[name] for name in GROUP_KNOBS})
+    check_numbers(group)
     for param in group["params"]:
         check_placement(f"a parameter of shape {tuple(param.shape)}", param)
         if param.is_complex():
             raise ValueError(f"complex parameters are not supported: one has dtype {param.dtype}")
+
+
+def check_numbers(group: Mapping[str, Any]) -> None:
+    """Checks the numbers of a parameter group.
+
+    Raises:
+        ValueError: a number out of range.
+        TypeError: what must be a number is none.
+    """
+    for key in ("lr", "weight_decay", *GROUP_KNOBS):
+        if not isinstance(group[key], int | float | Tensor) or isinstance(group[key], bool):
+            raise TypeError(f"{key} must be a number, not {shown(group[key])}")
+    for key in ("lr", "weight_decay"):
+        if not 0 <= _number(group[key]) < math.inf:
+            raise ValueError(f"{key} must be at least 0, not {shown(group[key])}, and finite")
+    AdaFisherConfig(**{name: group[name] for name in GROUP_KNOBS})
+    if "momentum" in group:
+        _momentum(group)
+
+
+def follow_momentum(groups: Iterable[dict[str, Any]]) -> None:
+    """Makes β what a schedule has set: OneCycleLR and CyclicLR write into ``momentum``, which only they do.
+
+    Raises:
+        ValueError, TypeError: no β can have this value.
+    """
+    for group in groups:
+        if "momentum" in group:
+            group["beta"] = _momentum(group)
+
+
+def _momentum(group: Mapping[str, Any]) -> float:
+    try:
+        return checked(AdaFisherConfig, "beta", group["momentum"])
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"momentum, which a schedule of β sets: {error}") from None
+
+
+def _number(value: float | Tensor) -> float:
+    """nan for what is no single number, or too large for one."""
+    try:
+        return float(value)
+    except (OverflowError, RuntimeError):
+        return math.nan
 
 
 def _as_list(params: Any) -> list:

@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+LONGEST = 80  # characters of a value that a message shows
+
+
 @dataclass(frozen=True)
 class Interval:
     """A range of numbers; ``low`` belongs to it unless ``open_low``, a finite ``high`` never does."""
@@ -34,15 +37,18 @@ class Interval:
 Names = Callable[[], tuple[str, ...]]
 
 
-def knob(default: Any, allowed: Interval | tuple[str, ...] | tuple[bool, ...] | Names, help: str) -> Any:
+def knob(
+    default: Any, allowed: Interval | tuple[str, ...] | tuple[bool, ...] | Names, help: str, *, fixed: bool = False
+) -> Any:
     """A field of a dataclass with the values that it may take and what it does.
 
     Args:
         default: of the field.
         allowed: a range of numbers, the choices, or a function that returns them: a registry may grow.
         help: one sentence.
+        fixed: whether a saved state is made for it, so that a run cannot be resumed with another value.
     """
-    return field(default=default, metadata={"allowed": allowed, "help": help})
+    return field(default=default, metadata={"allowed": allowed, "help": help, "fixed": fixed})
 
 
 def knobs_of(cls: type) -> dict[str, dataclasses.Field]:
@@ -84,16 +90,28 @@ def checked(cls: type, name: str, value: Any) -> Any:
         ValueError: a value out of range, or an unknown choice.
     """
     expected = kinds(cls, name)
-    complaint = f"{name} must be {allowed_text(cls, name)}, got {value!r}"
+    complaint = f"{name} must be {allowed_text(cls, name)}, got {shown(value)}"
     if value is None and types.NoneType in expected:
         return None
     if not _is_of(expected, value):
         raise TypeError(complaint)
     if str not in expected:
-        value = expected[0](value)
+        try:
+            value = expected[0](value)
+        except OverflowError:  # an integer that is too large for a float
+            raise ValueError(complaint) from None
     if value not in allowed_of(cls, name):
         raise ValueError(complaint)
     return value
+
+
+def shown(value: Any, *, quoted: bool = True) -> str:
+    """A value as messages show it: as Python writes it, or as it prints, and not longer than a line."""
+    try:
+        text = repr(value) if quoted else str(value)
+    except (ValueError, RecursionError):  # Python writes no integer of more than 4300 digits
+        return f"{type(value).__name__} too large to be shown"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _is_of(expected: tuple[type, ...], value: Any) -> bool:

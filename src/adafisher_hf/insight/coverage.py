@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from torch import nn
 
+from ..compat import is_param_wrapper
 from ..statistics.model import Block
-from ..statistics.owners import find_owners, kind_of
+from ..statistics.owners import Owner, find_owners, kind_of
 
 
 class CoverageRow(NamedTuple):
@@ -32,24 +33,24 @@ class KindShare(NamedTuple):
 def coverage(model: nn.Module) -> list[CoverageRow]:
     """One row for each trainable parameter of the model, tied ones once; the model may be on the meta device.
 
-    A module with a kind whose forward pass never runs still falls back to its gradient: that is only seen in training.
+    A module with a kind whose forward pass never runs still falls back to its gradient: except for peft's adapters of
+    single parameters, that is only seen in training.
     """
-    owners = find_owners(model)
-    rows = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            mine = owners[id(parameter)]
-            names = tuple(owner.module_name for owner in mine)
-            rows.append(CoverageRow(name, tuple(parameter.shape), kind_of(mine), names))
-    return rows
+    owners, silent = find_owners(model), _silent(model)
+    return [
+        _row(name, parameter.shape, owners[id(parameter)], silent)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    ]
 
 
 def coverage_of_blocks(model: nn.Module | None, blocks: Iterable[Block]) -> list[CoverageRow]:
     """The same for the parameters that an optimizer holds, in the order of the model."""
     names = [] if model is None else [name for name, _ in model.named_parameters()]
     order = {name: i for i, name in enumerate(names)}
+    silent = set() if model is None else _silent(model)
     return [
-        CoverageRow(block.name, tuple(block.parameter.shape), block.kind, tuple(o.module_name for o in block.owners))
+        _row(block.name, block.parameter.shape, block.owners, silent)
         for block in sorted(blocks, key=lambda block: order.get(block.name, len(order)))
     ]
 
@@ -65,3 +66,15 @@ def summarize(rows: Iterable[CoverageRow]) -> list[KindShare]:
     total = max(1, sum(map(sum, numbers.values())))
     shares = [KindShare(kind, len(counts), sum(counts), sum(counts) / total) for kind, counts in numbers.items()]
     return sorted(shares, key=lambda share: -share.numbers)
+
+
+def _row(name: str, shape: Iterable[int], owners: list[Owner], silent: set[int]) -> CoverageRow:
+    heard = [owner for owner in owners if id(owner.module) not in silent]
+    return CoverageRow(name, tuple(shape), kind_of(heard), tuple(owner.module_name for owner in owners))
+
+
+def _silent(model: nn.Module) -> set[int]:
+    """The modules, by ``id``, whose weights are read by others, so that their own forward pass never runs."""
+    wrappers = [module for module in model.modules() if is_param_wrapper(module)]
+    sides = [side for wrapper in wrappers for side in (wrapper.lora_A, wrapper.lora_B)]
+    return {id(module) for side in sides if isinstance(side, nn.Module) for module in side.modules()}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList
-
-from ..compat import ConvNd
 
 Side = Literal["input", "output", "unit"]
 
@@ -75,15 +73,18 @@ def bias_layout(bias: Tensor, stack: int = 1, inputs: int = 0) -> Layout:
 
 
 def gradient_layout(parameter: Tensor, owner: nn.Module | None) -> Layout:
-    """The layout of a parameter no hooked module owns: matrices by their first dimension, vectors as they are.
+    """The layout of a parameter that no hooked module owns: vectors as they are, everything else as one matrix.
 
-    Three dimensions are a stack of experts, each a block of its own, unless they are a convolution's.
+    More than two dimensions are cut in two where rows and columns are fewest: (768, 12, 64) of XLNet's heads is 768 ×
+    768, (1, 197, 768) of positions 197 × 768. Of experts every slice is a block of its own.
     """
-    if parameter.dim() < 2:
+    lengths = [length for length in parameter.shape if length != 1]
+    if len(lengths) < 2:
         return Layout((1, parameter.numel(), 1), col="unit")
-    if parameter.dim() == 3 and not isinstance(owner, (ConvNd, ParametrizationList)):
+    if parameter.dim() == 3 and "Expert" in type(owner).__name__:
         return Layout(tuple(parameter.shape), independent=True)  # type: ignore[arg-type]
-    return Layout((1, parameter.shape[0], parameter.numel() // max(1, parameter.shape[0])))
+    cuts = [(math.prod(lengths[:i]), math.prod(lengths[i:])) for i in range(1, len(lengths))]
+    return Layout((1, *min(cuts, key=sum)))
 
 
 class LayerKind:
@@ -108,6 +109,14 @@ class LayerKind:
     def token_shape(self, module: Any, args: tuple, output: Tensor) -> torch.Size | None:
         """The leading dimensions that count tokens, to be compared with an attention mask; None: never masked."""
         return output.shape[:-1]
+
+    def sequence(self, module: Any, args: tuple, output: Tensor) -> tuple[int, int] | None:
+        """How many tokens follow one another in a sequence, and how many vectors each of them has (heads).
+
+        None: there are no sequences, and every token counts: those that stand for whole examples are few.
+        """
+        shape = self.token_shape(module, args, output)
+        return None if shape is None or len(shape) < 2 else (shape[1], shape[2:].numel())
 
     def input_key(self, module: Any) -> Hashable:
         """Everything that h depends on beside the layer's input: where two layers have the same key and the same input,

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import LayerKind, Layout, accumulation_dtype, as_tokens, bias_layout
+from .probe import form_by_name, form_of
 
 
 class NormKind(LayerKind):
@@ -22,45 +23,54 @@ class NormKind(LayerKind):
 
 
 class LayerNormKind(NormKind):
+    """nn.LayerNorm and subclasses that compute the same."""
+
     name = "norm"
 
     def matches(self, module: nn.Module) -> bool:
-        return isinstance(module, nn.LayerNorm)
+        return isinstance(module, nn.LayerNorm) and type(module).forward is nn.LayerNorm.forward
 
     def token_shape(self, module: Any, args: tuple, output: Tensor) -> torch.Size | None:
         return output.shape[: output.dim() - len(module.normalized_shape)]
 
     def inputs(self, module: Any, args: tuple, output: Tensor) -> Tensor | None:
-        x = _features_last(module, args[0])
-        normalised = F.layer_norm(x.to(accumulation_dtype(x.dtype)), module.normalized_shape, eps=module.eps)
+        x = args[0].to(accumulation_dtype(args[0].dtype))
+        normalised = F.layer_norm(x, module.normalized_shape, eps=module.eps)
         return normalised.reshape(1, -1, module.weight.numel())
 
     def outputs(self, module: Any, grad_output: Tensor) -> Tensor:
-        return _features_last(module, grad_output).reshape(1, -1, module.weight.numel())
+        return grad_output.reshape(1, -1, module.weight.numel())
 
 
 class RMSNormKind(NormKind):
-    """Every module whose class name ends in RMSNorm (or T5's and ESM-like LayerNorms without a mean) with a 1-D weight.
+    """Every other module whose class name ends in RMSNorm or LayerNorm, with a 1-D weight.
 
-    Recognised by behaviour, as there are close to two hundred such classes: a name, a 1-D weight as wide as the
-    last dimension, one tensor in. Whether the weight is applied as w or as 1 + w does not change its gradient.
+    There are more than two hundred such classes. What they do to their input is tried, once a module (``probe``): some
+    subtract the mean, some do not, and in some the features stand first.
     """
 
     name = "norm"
 
     def matches(self, module: nn.Module) -> bool:
         weight = getattr(module, "weight", None)
-        named = type(module).__name__.endswith(("RMSNorm", "LayerNorm"))
+        named = isinstance(module, nn.LayerNorm) or type(module).__name__.endswith(("RMSNorm", "LayerNorm"))
         return named and isinstance(weight, Tensor) and weight.dim() == 1
+
+    def token_shape(self, module: Any, args: tuple, output: Tensor) -> torch.Size | None:
+        return _features_last(module, output).shape[:-1]
 
     def inputs(self, module: Any, args: tuple, output: Tensor) -> Tensor | None:
         tensors = [a for a in args if isinstance(a, Tensor)]
-        if len(tensors) != 1 or tensors[0].shape[-1] != module.weight.numel() or tensors[0].shape != output.shape:
+        if len(tensors) != 1 or tensors[0].shape != output.shape:
             return None  # a gated norm: x̂ is not a function of one input
-        x = tensors[0].to(accumulation_dtype(tensors[0].dtype))
-        if not _is_rms(module):
-            return as_tokens(F.layer_norm(x, x.shape[-1:], eps=_epsilon(module)))
-        return as_tokens(x * torch.rsqrt(x.square().mean(-1, keepdim=True) + _epsilon(module)))
+        form, x = form_of(module), _features_last(module, tensors[0])
+        if form is None or x.shape[-1] != module.weight.numel():
+            return None
+        x = x.to(accumulation_dtype(x.dtype))
+        return as_tokens(form.normalise(x, _epsilon(module, x.dtype)))
+
+    def outputs(self, module: Any, grad_output: Tensor) -> Tensor:
+        return as_tokens(_features_last(module, grad_output))
 
 
 class BatchNormKind(NormKind):
@@ -101,22 +111,15 @@ class GroupNormKind(NormKind):
         return as_tokens(grad_output.movedim(1, -1))
 
 
-def _is_rms(module: Any) -> bool:
-    # T5 calls its RMSNorm a LayerNorm; what gives a mean-subtracting norm away is its bias or its class.
-    return (
-        "RMS" in type(module).__name__
-        or type(module).__name__ in ("T5LayerNorm", "LongT5LayerNorm")
-        or (getattr(module, "bias", None) is None and hasattr(module, "variance_epsilon"))
-    )
-
-
-def _epsilon(module: Any) -> float:
+def _epsilon(module: Any, dtype: torch.dtype) -> float:
     for name in ("eps", "variance_epsilon", "epsilon"):
-        if isinstance(getattr(module, name, None), float):
+        if isinstance(getattr(module, name, None), int | float):
             return getattr(module, name)
-    return 0.0
+    # As nn.RMSNorm does without one.
+    return torch.finfo(dtype).eps if getattr(module, "eps", 0.0) is None else 0.0
 
 
 def _features_last(module: Any, x: Tensor) -> Tensor:
-    # ConvNeXt's LayerNorm subclass normalises over channels that stand first.
-    return x.movedim(1, -1) if getattr(module, "data_format", "") == "channels_first" else x
+    # Nothing is tried while a graph is made; there ConvNeXt's norms, whose channels stand first, say so themselves.
+    form = form_by_name(module) if torch.compiler.is_compiling() else form_of(module)
+    return x if form is None else x.movedim(form.axis, -1)

@@ -21,24 +21,34 @@ class Entry:
         target: the class, or ``"module:Class"`` of a module of this package.
         mode: of AdaFisherConfig; a calibrated one is chosen by its name as ``structure``, the others by their mode.
         defaults: of the options that are None.
+        without: the options that it has no use for.
     """
 
     target: type | str
     mode: str = CALIBRATED
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
 
     def load(self) -> Any:
         """The class."""
         return pkgutil.resolve_name(f"{__name__}.{self.target}") if isinstance(self.target, str) else self.target
 
 
+BASES = ("max_factor_dim", "basis_interval", "second_moment")  # of dense factors
 PUBLISHED = dict(damping=1e-3, gamma=0.8, update_warmup=0, token_stride=1)
 
 PRECONDITIONERS: dict[str, Entry] = {
-    "diagonal": Entry("diagonal:Diagonal", defaults=dict(damping=0.1, update_warmup=100, token_stride=1)),
+    "diagonal": Entry(
+        "diagonal:Diagonal", defaults=dict(damping=0.1, update_warmup=100, token_stride=1), without=BASES
+    ),
     "kronecker": Entry("kronecker:Kronecker", defaults=dict(damping=0.3, update_warmup=100)),
-    "paper": Entry("paper:Paper", mode="paper", defaults=PUBLISHED),
-    "reference": Entry("reference:Reference", mode="reference", defaults=PUBLISHED),
+    "paper": Entry("paper:Paper", mode="paper", defaults=PUBLISHED, without=(*BASES, "beta2")),
+    "reference": Entry(
+        "reference:Reference",
+        mode="reference",
+        defaults=PUBLISHED,
+        without=(*BASES, "beta2", "token_stride", "estimator"),
+    ),
 }
 
 
@@ -63,3 +73,12 @@ def find(mode: str, structure: str) -> Entry:
     if structure != "diagonal":
         raise ValueError(f"structure={structure!r} needs mode='calibrated', got mode={mode!r}")
     return next(entry for entry in PRECONDITIONERS.values() if entry.mode == mode)
+
+
+def users_of(option: str) -> str:
+    """The modes and structures that have a use for an option, as they are written: ``structure='kronecker'``."""
+    users = {name: entry for name, entry in PRECONDITIONERS.items() if option not in entry.without}
+    ours = [name for name in structures() if name in users]
+    calibrated = [f"mode={CALIBRATED!r}"] if ours == list(structures()) else [f"structure={name!r}" for name in ours]
+    others = [f"mode={entry.mode!r}" for entry in users.values() if entry.mode != CALIBRATED]
+    return " or ".join(dict.fromkeys([*calibrated, *others]))

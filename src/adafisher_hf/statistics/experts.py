@@ -50,14 +50,12 @@ class ExpertTap(Tap):
         """
         if self.retired or not self.gate.active or not y.requires_grad:
             return
-        stride = self.stride(len(x) // self.stack)
-        weights = torch.full_like(experts, stride, dtype=accumulation_dtype(y.dtype))
-        mask = self.gate.padding.flat_mask(self.mask_name, count)
-        if mask is not None:
-            weights = weights * mask.to(weights)[tokens]
-        picked = _Picked(experts[::stride], tokens[::stride], weights[::stride], stride)
+        weights = self._token_weights(count, torch.empty(0, dtype=accumulation_dtype(y.dtype), device=y.device))
+        picked = _Picked(experts, tokens, weights[tokens])
+        if self.dense:  # whose sums wait for the host anyway: nothing is computed of rows that do not count
+            picked = picked.only(picked.weights.nonzero().flatten())
         with full_precision(y):
-            inputs = self._sum("input", x[::stride], picked.experts, picked.weights)
+            inputs = self._sum("input", picked.of(x), picked.experts, picked.weights)
         y.register_hook(partial(self._take_output, inputs, picked))
 
     @torch.no_grad()
@@ -68,9 +66,18 @@ class ExpertTap(Tap):
         if estimated is not None:
             weights = weights * estimated.to(weights).square()
         with full_precision(grad):
-            outputs = self._sum("output", grad[:: picked.stride], picked.experts, weights)
+            outputs = self._sum("output", picked.of(grad), picked.experts, weights)
         counts = picked.weights.new_zeros(self.stack).index_add_(0, picked.experts, picked.weights)
         self.commit(Sums(inputs, outputs, counts.unsqueeze(1)))
+
+    def _token_weights(self, count: int, like: Tensor) -> Tensor:
+        """0 for padding and for places that are not measured, otherwise how many tokens each one stands for."""
+        weights, length = like.new_ones(count), self.gate.sequence
+        if length is not None and count % length == 0:
+            places = torch.arange(count, device=like.device) % length
+            weights = ((places % self.stride) == self.gate.turn % self.stride) * (weights * self.stride)
+        mask = self.gate.padding.flat_mask(self.mask_name, count)
+        return weights if mask is None else weights * mask.to(weights)
 
     def _sum(self, side: str, rows: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
         if side not in self.dense:
@@ -82,12 +89,20 @@ class ExpertTap(Tap):
 
 
 class _Picked(NamedTuple):
-    """The rows that are measured: of which expert and token each is, and for how many it stands."""
+    """The rows that are measured: of which expert and token each is, for how many it stands, and where (None: all)."""
 
     experts: Tensor
     tokens: Tensor
     weights: Tensor
-    stride: int
+    rows: Tensor | None = None
+
+    def only(self, rows: Tensor) -> _Picked:
+        """Some of them."""
+        return _Picked(self.experts[rows], self.tokens[rows], self.weights[rows], rows)
+
+    def of(self, x: Tensor) -> Tensor:
+        """Their rows of x."""
+        return x if self.rows is None else x[self.rows]
 
 
 class _Handle:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .estimators import Estimator, logits_of
+from .hooks import Hook
 from .tap import Gate
 
 
@@ -21,10 +22,10 @@ def watch_logits(model: nn.Module, estimator: Estimator, gate: Gate) -> list[Any
     handles = []
     gate.awaits_own_pass = estimator.has_own_pass
     if estimator.weighs_tokens:
-        hook = partial(_weigh_with_logits, estimator, gate)
+        hook = Hook(_weigh_with_logits, estimator, gate)
         handles.append(_head_of(model).register_forward_hook(hook))
     if estimator.has_own_pass:
-        handles.append(model.register_forward_hook(partial(_take_own_pass, estimator, gate)))
+        handles.append(model.register_forward_hook(Hook(_take_own_pass, estimator, gate)))
     return handles
 
 

@@ -6,19 +6,19 @@ import logging
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..compat import drop_forward_hooks, has_unreduced_gradients, in_backward_pass
+from ..compat import drop_hooks, has_unreduced_gradients, in_backward_pass, in_function_transform
 from ..layers import KINDS, LayerKind, Layout, accumulation_dtype, gradient_layout
 from ..ranks import is_distributed, is_sharded, whole
 from .estimators import make_estimator
 from .experts import TAPS, ExpertTap
 from .gradient import gradient_sums
+from .hooks import Hook
 from .logits import watch_logits
 from .owners import Owner, find_owners, kind_of, refuse_sparse
 from .padding import Padding
@@ -79,7 +79,7 @@ class Block:
 
     def has_gradient(self) -> bool:
         """Whether the last backward passes have left a gradient, in the optimizer's parameter or in the module's."""
-        return self.parameter.grad is not None or self._in_module().grad is not None
+        return any(_is_gradient(holder.grad) for holder in (self.parameter, self._in_module()))
 
     def is_current(self) -> bool:
         """Whether the module still holds the optimizer's parameter (FSDP2: or the one that it was gathered into)."""
@@ -123,14 +123,15 @@ class ModelStatistics:
     def __post_init__(self) -> None:
         self._taps: dict[int | tuple[int, str], Tap] = {}
         self._blocks: list[Block] = []
+        self._ever_fired = False
         self.gate = Gate(Padding(), stride=self.stride)
         self._finalizer = weakref.finalize(self, _remove, self.handles)
         if self.model is None:
             return
         _drop_retired(self.model)
         self.handles.append(self.gate.padding.attach(self.model))
-        begin = partial(_begin_forward, self._blocks, self._taps, self.gate)
-        self.handles.append(self.model.register_forward_pre_hook(begin))
+        begin = Hook(_begin_forward, self._blocks, self._taps, self.gate)
+        self.handles.append(self.model.register_forward_pre_hook(begin, with_kwargs=True))
         self.handles += watch_logits(self.model, make_estimator(self.estimator), self.gate)
 
     def add(self, parameters: Iterable[Tensor]) -> None:
@@ -174,6 +175,36 @@ class ModelStatistics:
         dtype = torch.float64 if any(p.dtype == torch.float64 for p in parameters) else torch.float32
         reduce_over_ranks(list(self._taps.values()), dtype, parameters[0].device, self.ranks)
 
+    def has_news(self) -> bool:
+        """Whether there was a backward pass since the last refresh: a second ``step()`` finds the old gradients."""
+        fired = self.fired()
+        if not fired and not self._ever_fired and self._taps:
+            self._ever_fired = True  # said once
+            logger.warning(
+                "no layer was measured although there are gradients: every parameter uses its gradient alone. Was the "
+                "model compiled and run before the optimizer was made, or does a copy of it run? Make the optimizer "
+                "first, of the model that is trained"
+            )
+            return True
+        self._ever_fired |= fired
+        return fired or not self._taps
+
+    def refuse_foreign_gradients(self) -> None:
+        """Refuses a step in which none of the blocks has a gradient, but other parameters of the model have.
+
+        Raises:
+            ValueError: it names one of them.
+        """
+        held = {id(block.parameter) for block in self._blocks}
+        named = [] if self.model is None else self.model.named_parameters()
+        for name, parameter in named:
+            if parameter.grad is not None and id(parameter) not in held:
+                raise ValueError(
+                    f"nothing to update: {name!r} has a gradient and is not among the optimizer's parameters, which have "
+                    "none. Were adapters added after the optimizer was made (get_peft_model)? Make it afterwards, or "
+                    "call add_param_group"
+                )
+
     def warn_of_head_without_forward(self) -> None:
         """Says so where a language model's head got a gradient although its forward did not run."""
         model: Any = self.model
@@ -189,6 +220,22 @@ class ModelStatistics:
             "(use_liger_kernel=False).",
             next(name for name, module in model.named_modules() if module is head),
         )
+
+    def count_tokens(self) -> bool:
+        """Where the stride goes by the number of tokens, keeps how many a tap has at its first refresh.
+
+        Waits for the device then.
+
+        Returns:
+            Whether there was such a tap.
+        """
+        new = [tap for tap in self.taps if tap.expected is None and tap.sums is not None]
+        if self.stride is not None or not new:
+            return False
+        counts = torch.stack([tap.sums.tokens.mean().float() for tap in new if tap.sums is not None]).tolist()
+        for tap, count in zip(new, counts, strict=True):
+            tap.expected = int(count)
+        return True
 
     def clear(self) -> None:
         """Drops what the taps have summed up."""
@@ -248,19 +295,35 @@ class ModelStatistics:
         return self.wanted.tap(*arguments) if part is None else ExpertTap(*arguments, part=part)
 
 
-def _begin_forward(blocks: list[Block], taps: dict[Any, Tap], gate: Gate, module: nn.Module, args: tuple) -> None:
+def _is_gradient(grad: Tensor | None) -> bool:
+    """Whether it is one that was not zeroed. A look at the values is free on the CPU only; elsewhere zeros count."""
+    if grad is None or is_sharded(grad) or grad.device.type != "cpu":
+        return grad is not None
+    return bool(grad.any())
+
+
+def _begin_forward(
+    blocks: list[Block], taps: dict[Any, Tap], gate: Gate, module: nn.Module, args: tuple, kwargs: dict[str, Any]
+) -> None:
     """Forgets a backward pass whose gradients were thrown away: a loss scaler that overflowed skips ``step()``.
 
     A forward pass that finds no gradient at all is the first one after ``zero_grad``.
     """
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or in_function_transform():
         return
     gate.last_input = None  # the next mask may be another one
+    gate.sequence = _sequence_length(args, kwargs)
     if in_backward_pass():
         return  # recomputed in the middle of it
     if not any(block.has_gradient() for block in blocks) and not has_unreduced_gradients(module):
         for tap in taps.values():
             tap.take()
+
+
+def _sequence_length(args: tuple, kwargs: dict[str, Any]) -> int | None:
+    ids = [kwargs.get(name) for name in ("input_ids", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds")]
+    lengths = [x.shape[1] for x in (*args[:1], *ids) if isinstance(x, Tensor) and x.dim() > 1]
+    return lengths[0] if len(lengths) == 1 else None
 
 
 def _remove(handles: list) -> None:
@@ -272,6 +335,6 @@ def _remove(handles: list) -> None:
 def _drop_retired(model: nn.Module) -> None:
     """Takes off the hooks that a copy of a model has brought along: their taps measure nothing."""
     for module in model.modules():
-        drop_forward_hooks(module, lambda hook: getattr(getattr(hook, "__self__", None), "retired", False) is True)
+        drop_hooks(module, lambda hook: getattr(getattr(hook, "__self__", hook), "retired", False) is True)
         taps = vars(module).get(TAPS, [])
         taps[:] = [tap for tap in taps if not tap.retired]

@@ -1,88 +1,172 @@
-"""Which tokens are padding: the attention mask of the running forward pass, and whose it is.
+"""Which tokens are padding: the mask of the running forward pass, and whose it is.
 
-Encoder-decoder models have two: modules of the encoder, and the keys and values of cross-attention (they read the
+Every model of transformers inside the optimizer's is watched, and the optimizer's own: a mask counts while the call
+that it was given to runs, for the innermost model that runs. So it is found inside a wrapper (DDP, PEFT, a module of
+the user's), a vision tower does not go by the mask of the text, and no mask outlives its call.
+
+Encoder-decoder models have two masks: modules of the encoder, and the keys and values of cross-attention (they read the
 encoder's states), go by ``attention_mask``; all others by ``decoder_attention_mask`` or, where none is given (the
 Trainer's collator makes none), by the labels. Only 2-D masks count.
 """
 
 from __future__ import annotations
 
-import inspect
 import re
-from functools import partial
+from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-MASKS = ("attention_mask", "decoder_attention_mask")
-_IGNORED = -100  # what transformers' losses leave out
+from ..compat import in_function_transform, is_transformers_model, next_node_number, running_node_number
+from .hooks import Hook
+from .masks import DECODER, ENCODER, Known, MaskReader, Masks, spread
+
 _CROSS_KEY_VALUE = re.compile(
-    r"(EncDecAttention|encoder_attn|cross_?attn|cross_?attention).*\b(k|v|key|value|[kv]_proj)$", re.I
-)
+    r"(EncDecAttention|encoder_attn|cross_?attn|cross_?attention).*\b(k|v|key|value|[kv]_proj)(\.|$)", re.I
+)  # LoRA puts its layers into these
+# Tables of distances: what they see may have the shape of a batch, and is none (T5, DeBERTa).
+_DISTANCES = re.compile(r"(relative_attention_bias|pos_(key|query)_proj|pos_proj|pos_q_proj)$")
+_REMEMBERED = 256  # calls whose backward pass may recompute them; a mask is one byte a token
+
+
+@dataclass
+class _Call:
+    """A forward pass of a watched model: the masks, and which autograd nodes it has made (numbers first to last)."""
+
+    name: str
+    number: int
+    masks: Masks
+    known: Known
+    first: int
+    last: int = 0
 
 
 class Padding:
-    """Keeps the masks of the last forward pass (activation checkpointing asks for them again in the backward pass)."""
+    """The masks of the model calls that run now, and of those that a backward pass may recompute."""
 
     def __init__(self) -> None:
-        self._masks: dict[str, Tensor | None] = dict.fromkeys(MASKS)
-        self._encoder_decoder, self._encoder = False, "encoder."
+        self._running: list[_Call] = []
+        self._past: deque[_Call] = deque(maxlen=_REMEMBERED)
+        self._sides: list[tuple[str, str]] = []  # prefixes of an encoder-decoder model and of its encoder
+        self._calls = 0
 
     def attach(self, model: nn.Module) -> Any:
         """Starts to watch a model, until ``remove()`` is called on what is returned."""
-        self._encoder_decoder = _is_encoder_decoder(model)
-        self._encoder = _encoder_prefix(model)
-        parameters = list(inspect.signature(model.forward).parameters)
-        positions = {parameters.index(mask): mask for mask in MASKS if mask in parameters}
-        remember = partial(_remember, self._masks, positions, self._encoder_decoder)
-        return model.register_forward_pre_hook(remember, with_kwargs=True)
+        watched = {name: m for name, m in model.named_modules() if m is model or is_transformers_model(m)}
+        for name, module in watched.items():
+            if _is_encoder_decoder(module) and self._side_of(name) is None:
+                self._sides.append((_prefix(name), _prefix(name) + _encoder_prefix(module)))
+        handles = _Handles()
+        for name, module in watched.items():
+            side = self._side_of(name)
+            makes = any(_prefix(name) == prefix for prefix, _ in self._sides)
+            reader = MaskReader(module, side or ENCODER, makes_decoder_mask=makes)
+            # Its end is registered first and so comes before any other hook on what the model returns.
+            handles.append(module.register_forward_hook(Hook(self._end, name), always_call=True))
+            handles.append(module.register_forward_pre_hook(Hook(self._begin, name, reader), with_kwargs=True))
+        return handles
 
     def mask_name(self, module_name: str) -> str:
-        """Which mask the tokens of this module go by."""
-        if not self._encoder_decoder or module_name.startswith(self._encoder):
-            return "attention_mask"
-        return "attention_mask" if _CROSS_KEY_VALUE.search(module_name) else "decoder_attention_mask"
+        """Which mask the tokens of this module go by; empty: by none."""
+        if _DISTANCES.search(module_name):
+            return ""
+        return self._side_of(module_name) or ENCODER
 
-    def mask(self, mask_name: str, tokens: torch.Size | None) -> Tensor | None:
-        """The 0/1 mask where its shape is that of the tokens; None: every token counts."""
-        mask = self._masks[mask_name]
-        return mask if mask is not None and mask.shape == tokens else None
+    def mask(self, mask_name: str, tokens: torch.Size | None, x: Tensor | None = None) -> Tensor | None:
+        """The mask as it lies over a layer's tokens; None: every token counts.
+
+        Args:
+            mask_name: from ``mask_name()``.
+            tokens: the leading dimensions of what the layer sees; None: no mask is about them.
+            x: the layer's input, see ``spread``.
+        """
+        mask = self._mask(mask_name)
+        return None if mask is None or tokens is None else spread(mask, tokens, x)
 
     def flat_mask(self, mask_name: str, count: int) -> Tensor | None:
         """The same in one dimension, for layers that see ``count`` tokens without their batches."""
-        mask = self._masks[mask_name]
+        mask = self._mask(mask_name)
         return mask.reshape(-1) if mask is not None and mask.numel() == count else None
 
+    @property
+    def call(self) -> int:
+        """A number for what masks depend on now: equal inputs of two calls may have different masks."""
+        call = self._call()
+        return 0 if call is None else call.number
 
-def _remember(
-    masks: dict,
-    positions: dict[int, str],
-    encoder_decoder: bool,
-    module: nn.Module,
-    args: tuple,
-    kwargs: dict[str, Any],
-) -> None:
-    given = {name: args[i] for i, name in positions.items() if i < len(args)} | kwargs
-    if encoder_decoder and given.get("decoder_attention_mask") is None:
-        given["decoder_attention_mask"] = _up_to_the_last_label(given.get("labels"))
-    for name in masks:
-        mask = given.get(name)
-        masks[name] = mask if isinstance(mask, Tensor) and mask.dim() == 2 and _hides_something(mask) else None
+    def _mask(self, mask_name: str) -> Tensor | None:
+        call = self._call()
+        return None if call is None else call.masks.get(mask_name)
 
+    def _call(self) -> _Call | None:
+        if self._running:
+            return self._running[-1]
+        # Activation checkpointing runs layers again in the backward pass: the node that does it was made by their call.
+        node = None if torch.compiler.is_compiling() or not self._past else running_node_number()
+        if node is None:
+            return None
+        calls = [call for call in self._past if call.first <= node < call.last]
+        return max(calls, key=lambda call: call.first, default=None)
 
-def _up_to_the_last_label(labels: Any) -> Tensor | None:
-    """A decoder's tokens after the last one with a label are padding: no gradient reaches them, for it is causal."""
-    if not isinstance(labels, Tensor) or labels.dim() != 2:
+    def _begin(self, name: str, reader: MaskReader, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if not torch.compiler.is_compiling() and in_function_transform():
+            return  # nothing is measured there, and no mask can be looked at
+        self._stop(name)  # what an interrupted call has left behind
+        outer = self._running[-1] if self._running else None
+        known: Known = [] if outer is None else outer.known
+        masks = reader.read(args, kwargs, {} if outer is None else outer.masks, known)
+        self._running.append(_Call(name, self._next_number(), masks, known, next_node_number()))
+
+    def _end(self, name: str, module: nn.Module, args: tuple, output: Any) -> None:
+        call = self._stop(name)
+        if call is None:
+            return
+        call.last, call.known = next_node_number(), []
+        outer = self._running[-1].masks if self._running else {}
+        if call.last > call.first and any(mask is not outer.get(key) for key, mask in call.masks.items()):
+            self._past.append(call)
+
+    def _stop(self, name: str) -> _Call | None:
+        """Takes the running call of this model off, and those inside it."""
+        for i, call in enumerate(self._running):
+            if call.name == name:
+                del self._running[i:]
+                return call
         return None
-    return (labels != _IGNORED).int().flip(1).cummax(1).values.flip(1)
+
+    def _next_number(self) -> int:
+        if torch.compiler.is_compiling():
+            return 0  # a graph would be compiled anew for every number
+        self._calls += 1
+        return self._calls
+
+    def _side_of(self, module_name: str) -> str | None:
+        """Whose tokens a module of an encoder-decoder model sees; None for other modules."""
+        for model, encoder in self._sides:
+            if f"{module_name}.".startswith(model):
+                inside = f"{module_name}.".startswith(encoder) or _CROSS_KEY_VALUE.search(module_name)
+                return ENCODER if inside else DECODER
+        return None
 
 
-def _hides_something(mask: Tensor) -> bool:
-    # A look at the values is free on the CPU only; elsewhere it would wait for the device.
-    if torch.compiler.is_compiling() or mask.device.type != "cpu":
-        return True
-    return not bool(mask.all())
+class _Handles:
+    """Of all hooks."""
+
+    def __init__(self) -> None:
+        self._handles: list[Any] = []
+
+    def append(self, handle: Any) -> None:
+        self._handles.append(handle)
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _prefix(name: str) -> str:
+    return f"{name}." if name else ""
 
 
 def _is_encoder_decoder(model: nn.Module) -> bool:
@@ -90,6 +174,6 @@ def _is_encoder_decoder(model: nn.Module) -> bool:
 
 
 def _encoder_prefix(model: Any) -> str:
-    encoder = model.get_encoder() if _is_encoder_decoder(model) and hasattr(model, "get_encoder") else None
+    encoder = model.get_encoder() if hasattr(model, "get_encoder") else None
     name = next((name for name, module in model.named_modules() if module is encoder), "encoder")
     return f"{name}."

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from ..layers import OneHot, Tokens
 
-STRIDE = 4
-
 
 @dataclass
 class Sums:
@@ -43,21 +41,6 @@ def second_moment(tokens: Tokens, weights: Tensor, dense: bool = False) -> Tenso
     # The network's own products are as coarse and as fast; float16 has not the range for squares of scaled gradients.
     x = tokens if tokens.dtype is torch.bfloat16 else tokens.to(weights.dtype)
     return ((x * weights.to(x.dtype).unsqueeze(-1)).mT @ x).to(weights.dtype)
-
-
-def automatic_stride(tokens: int, longest: int) -> int:
-    """Every fourth token, or more of them where a dense factor of this length would get fewer tokens than it has rows.
-
-    Measured: more tokens than that bring nothing, fewer cost a third of a nat.
-    """
-    return min(STRIDE, max(1, tokens // max(1, longest)))
-
-
-def strided(tokens: Tokens, stride: int) -> Tokens:
-    """Every ``stride``-th token."""
-    if isinstance(tokens, OneHot):
-        return OneHot(tokens.ids[::stride], tokens.size)
-    return tokens[:, ::stride]
 
 
 def count(tokens: Tokens) -> int:

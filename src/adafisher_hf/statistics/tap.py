@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..compat import parameters_of, version_of
+from ..compat import in_function_transform, parameters_of, version_of
 from ..layers import LayerKind, Layout, OneHot, Tokens, accumulation_dtype
+from .choice import Choice, automatic_stride
 from .compiled import Observer
 from .padding import Padding
-from .sums import Sums, automatic_stride, count, second_moment, strided
+from .sums import Sums, count, second_moment
 
 
 @dataclass
@@ -31,6 +32,8 @@ class Gate:
     Attributes:
         padding: which tokens count.
         stride: statistics of every so many tokens; None: of as many as dense factors need.
+        sequence: how many tokens the running forward pass has in a row; None: not known, or more than one kind of them.
+        turn: how many refreshes there were before the next one: it moves the choice of tokens.
         active: whether this step refreshes.
         inverse_scale: of the loss scaler, where the preconditioner needs δ without it.
         last_input: the moment that was taken last, and of what.
@@ -41,6 +44,8 @@ class Gate:
 
     padding: Padding
     stride: int | None = 1
+    sequence: int | None = None
+    turn: int = 0
     active: bool = True
     inverse_scale: Callable[[], Tensor | float] | None = None
     last_input: LastInput | None = None
@@ -90,13 +95,13 @@ class Measured(NamedTuple):
 
     Attributes:
         inputs: Σ h² or Σ hhᵀ.
-        weights: of every token that was picked: 0 for padding, otherwise how many tokens it stands for.
-        stride: that picked them.
+        weights: of every token that was chosen: 0 for padding, otherwise how many tokens it stands for.
+        choice: of the tokens.
     """
 
     inputs: Tensor
     weights: Tensor
-    stride: int
+    choice: Choice
 
 
 class Tap:
@@ -115,6 +120,7 @@ class Tap:
         self.shapes: dict[str, tuple[int, ...]] = {}  # of the sums that a block wants, by side
         self.stack = 1
         self.dtype = torch.float32  # of the sums
+        self.expected: int | None = None  # tokens a step, as its first refresh has counted them on all ranks
 
     def want(self, layout: Layout, dense: Iterable[str]) -> None:
         """A block reads these statistics; ``dense`` names the sides whose full factor it needs."""
@@ -144,13 +150,13 @@ class Tap:
 
     def forward(self, module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor | None:
         """The forward hook."""
-        if self.retired or not isinstance(output, Tensor) or not output.requires_grad:
+        if self.retired or not isinstance(output, Tensor) or not output.requires_grad or in_function_transform():
             return None
         if not any(p.requires_grad for p in parameters_of(module).values() if p is not None):
             return None
         args = args or tuple(kwargs.values())
         if torch.compiler.is_compiling():
-            mask = self.gate.padding.mask(self.mask_name, self.kind.token_shape(module, args, output))
+            mask = self.gate.padding.mask(self.mask_name, self.kind.token_shape(module, args, output), args[0])
             return self._observer.observe(output, args[0], mask)
         if self.gate.active:
             measured = self.measure(module, args, output)
@@ -167,11 +173,20 @@ class Tap:
         if measured is not None:
             self.backward(module, measured, grad)
 
-    def stride(self, tokens: int) -> int:
-        """Every how-many-th of so many tokens is measured."""
+    @property
+    def stride(self) -> int:
+        """Every how-many-th token is measured: the same in every micro-batch and on every rank."""
         if self.gate.stride is not None:
             return self.gate.stride
-        return automatic_stride(tokens, max((self.shapes[side][-1] for side in self.dense), default=0))
+        longest = max((self.shapes[side][-1] for side in self.dense), default=0)
+        return 1 if self.expected is None else automatic_stride(self.expected, longest)
+
+    def choice(self, module: nn.Module, args: tuple, output: Tensor, tokens: int) -> Choice:
+        """Which of so many tokens are measured."""
+        length, width = self.kind.sequence(module, args, output) or (1, 1)
+        if length == 1 or tokens % (length * width):
+            return Choice()
+        return Choice(self.stride, self.gate.turn % self.stride, length, width)
 
     @torch.no_grad()
     def measure(self, module: nn.Module, args: tuple, output: Tensor, mask: Tensor | None = None) -> Measured | None:
@@ -184,15 +199,14 @@ class Tap:
         if inputs is None:
             return None
         shape = self.kind.token_shape(module, args, output)
-        # Tokens that stand for whole examples (a pooled classifier's) are few, and all count.
-        stride = 1 if shape is not None and len(shape) < 2 else self.stride(count(inputs))
-        mask = self.gate.padding.mask(self.mask_name, shape) if mask is None else mask
+        choice = self.choice(module, args, output, count(inputs))
+        mask = self.gate.padding.mask(self.mask_name, shape, args[0]) if mask is None else mask
         # Each one stands for the tokens that were skipped: another use of the weight may skip none.
-        weights = self._weights(module, mask, output, inputs)[::stride] * stride
-        inputs = strided(inputs, stride)
+        weights = choice.of_flat(self._weights(module, mask, output, inputs)) * choice.stride
+        inputs = choice.of(inputs)
         if output.dtype is torch.bfloat16 and isinstance(inputs, Tensor) and "input" in self.dense:
             inputs = inputs.to(torch.bfloat16)  # under autocast the layer's own product rounds them too
-        return Measured(self._input_moment(module, args[0], inputs, weights, stride), weights, stride)
+        return Measured(self._input_moment(module, args[0], inputs, weights, choice), weights, choice)
 
     @torch.no_grad()
     def backward(self, module: nn.Module, measured: Measured, grad_output: Tensor) -> None:
@@ -202,9 +216,9 @@ class Tap:
         delta = self.kind.outputs(module, grad_output)
         weights, estimated = measured.weights, self.gate.weights_of(count(delta))
         if estimated is not None:
-            weights = weights * estimated[:: measured.stride].to(weights).square()
+            weights = weights * measured.choice.of_flat(estimated).to(weights).square()
         with full_precision(grad_output):
-            outputs = self.moment(strided(delta, measured.stride), weights, "output" in self.dense)
+            outputs = self.moment(measured.choice.of(delta), weights, "output" in self.dense)
         self.commit(Sums(measured.inputs, outputs, measured.weights.sum()))
 
     def commit(self, new: Sums) -> None:
@@ -217,11 +231,11 @@ class Tap:
             setattr(new, name, value if self.sums is None else getattr(self.sums, name) + value)
         self.sums = new
 
-    def _input_moment(self, module: nn.Module, x: Tensor, inputs: Tokens, weights: Tensor, stride: int) -> Tensor:
+    def _input_moment(self, module: nn.Module, x: Tensor, inputs: Tokens, weights: Tensor, choice: Choice) -> Tensor:
         if "input" not in self.dense:
             return self.moment(inputs, weights, False)
         dtype = getattr(inputs, "dtype", None)
-        key = (self.kind.name, self.kind.input_key(module), self.mask_name, len(weights), stride, dtype)
+        key = (self.kind.name, self.kind.input_key(module), self.mask_name, self.gate.padding.call, choice, dtype)
         last = self.gate.last_input
         if last is not None and last.is_of(x, key):
             return last.moment
