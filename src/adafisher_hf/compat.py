@@ -70,7 +70,7 @@ def twin_of(module: nn.Module, parameters: dict[str, Any], buffers: dict[str, An
 
     Its ``forward`` is that of its class, whatever has been put in its place (accelerate wraps it).
     """
-    twin = module.__new__(type(module))
+    twin = object.__new__(type(module))  # FSDP2's own __new__ would build another one
     vars(twin).update(vars(module))
     vars(twin).pop("forward", None)
     vars(twin).update(_parameters=parameters, _buffers=buffers)

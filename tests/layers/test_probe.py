@@ -6,7 +6,12 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from transformers.models.cohere.modeling_cohere import CohereLayerNorm
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.imagegpt.modeling_imagegpt import ImageGPTLayerNorm
@@ -115,6 +120,24 @@ def test_wherever_the_module_is(where):
         module.forward = lambda x: pytest.fail("the module's own forward ran")
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=where == "autocast"), torch.device("meta"):
         assert form_of(module) == (standardise, -1)
+
+
+def test_where_values_are_unknown_its_name_counts_for_now():
+    with FakeTensorMode():
+        fake = CohereLayerNorm(8)
+        assert form_of(fake) == form_by_name(fake) == (scale_to_rms, -1)
+    assert form_of(fake) == (standardise, -1)
+
+
+def test_a_sharded_norm_is_tried_like_any_other():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        module = fully_shard(CohereLayerNorm(8), mesh=init_device_mesh("cpu", (1,)))
+        assert isinstance(module.weight, DTensor)
+        assert form_of(module) == (standardise, -1)
+        assert isinstance(module.weight, DTensor)
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

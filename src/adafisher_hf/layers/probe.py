@@ -47,7 +47,10 @@ _tried: weakref.WeakKeyDictionary[nn.Module, Form | None] = weakref.WeakKeyDicti
 def form_of(module: nn.Module) -> Form | None:
     """How a norm with a 1-D weight makes x̂; None: in a way that is not known."""
     if module not in _tried:
-        _tried[module] = _try(module)
+        try:
+            _tried[module] = _try(module)
+        except RuntimeError:  # in a FakeTensorMode there are no values to be compared
+            return form_by_name(module)
     return _tried[module]
 
 
@@ -65,7 +68,7 @@ def form_by_name(module: Any) -> Form:
 
 @torch.no_grad()
 def _try(module: nn.Module) -> Form | None:
-    if any(True for _ in module.children()):
+    if next(module.children(), None) is not None:
         return form_by_name(module)  # they are not a twin's to run
     ran = False
     for axis, places in ((-1, (5,)), (1, (5,)), (1, (5, 3))):
