@@ -104,6 +104,11 @@ def test_empty_optim_args_are_the_defaults(text):
     assert AdaFisherConfig().to_optim_args() == ""
 
 
+def test_a_comma_at_the_end_is_allowed():
+    for text in ("gamma=0.9,update_interval=5,", "gamma=0.9,update_interval=5 , "):
+        assert AdaFisherConfig.from_optim_args(text) == AdaFisherConfig(gamma=0.9, update_interval=5)
+
+
 def test_optim_args_with_spaces_and_none():
     config = AdaFisherConfig.from_optim_args(" gamma = 0.9 , update_interval=5,damping=none, mode=paper ")
     assert config == AdaFisherConfig(gamma=0.9, update_interval=5, damping=None, mode="paper")
@@ -120,8 +125,10 @@ def test_optim_args_with_spaces_and_none():
         ("gamma", "malformed optim_args pair 'gamma'"),
         ("gamma=", "malformed optim_args pair 'gamma='"),
         ("=0.9", "malformed optim_args pair '=0.9'"),
-        ("gamma=0.9,", "malformed optim_args pair ''"),
-        ("gamma=0.9,,beta=0.9", "malformed optim_args pair ''"),
+        ("gamma=0.9,,beta=0.9", "'gamma=0.9,,beta=0.9' has nothing between two commas, or before the first: remove one"),
+        ("gamma=0.9,,", "has nothing between two commas"),
+        (",gamma=0.9", "has nothing between two commas, or before the first"),
+        (",", "has nothing between two commas, or before the first"),
         ("gamma=0.9=0.8", "malformed optim_args pair 'gamma=0.9=0.8'"),
         ("gamma=0.9 beta=0.9", "malformed optim_args pair"),
         ("gamma=0.9,gamma=0.9", "'gamma' is given twice"),

@@ -232,6 +232,20 @@ def optimizer_handlers(trainer_optimizer: ModuleType) -> dict[str, Any]:
     return _named(trainer_optimizer, "_OPTIMIZER_HANDLERS")
 
 
+# transformers 5.2 to 5.23: what the Trainer calls to save a checkpoint. If it is gone, one that is overwritten in place and
+# cut short is taken for a complete one.
+SAVE_CHECKPOINT = "_save_checkpoint"
+
+
+def output_folder(trainer: Any, trial: Any) -> str:
+    """Where a Trainer puts its checkpoints, which in a search for hyperparameters is a folder for each trial.
+
+    transformers 5.2 to 5.23; if it is gone: ``output_dir``.
+    """
+    found = getattr(trainer, "_get_output_dir", None)
+    return trainer.args.output_dir if found is None else found(trial=trial)
+
+
 def experts_functions(moe: ModuleType) -> dict[str, Any]:
     """The forward passes that ``set_experts_implementation`` can choose; transformers 5.2 to 5.23.
 

@@ -27,13 +27,15 @@ def load(place: str, **options: Any) -> AdaFisherConfig:
         return AdaFisherConfig.from_pretrained(place, **options)
 
 
-def make_arguments(folder: Path, optim_args: str) -> TrainingArguments:
-    return TrainingArguments(output_dir=str(folder), optim="adafisherw", optim_args=optim_args, use_cpu=True)
+def make_arguments(folder: Path, optim_args: str, **settings: Any) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder), optim="adafisherw", optim_args=optim_args, use_cpu=True, **settings
+    )
 
 
-def load_by_arguments(folder: Path, optim_args: str) -> dict[str, Any]:
+def load_by_arguments(folder: Path, optim_args: str, **settings: Any) -> dict[str, Any]:
     """The optimizer's arguments as the Trainer gets them."""
-    args = make_arguments(folder, optim_args)
+    args = make_arguments(folder, optim_args, **settings)
     return AdaFisherTrainer(llama(), args).get_optimizer_cls_and_kwargs(args, llama())[1] | {"network": None}
 
 

@@ -147,6 +147,17 @@ def test_a_repository_that_has_moved(hub, owner, stranger, repo):
     assert stranger(actions.load, "owner/old-name") == AdaFisherConfig(**KNOBS)
 
 
+def test_the_token_of_the_arguments_opens_a_private_repository(owner, stranger, repo, tmp_path):
+    owner(actions.push, repo, {"gamma": 0.5}, private=True)
+    with pytest.raises(FileNotFoundError, match="or it is private"):
+        stranger(actions.load_by_arguments, tmp_path, f"config={repo}")
+    assert stranger(actions.load_by_arguments, tmp_path, f"config={repo}", hub_token=TOKEN)["gamma"] == 0.5
+    # What transformers writes in its place, into JSON files, is none.
+    stranger.forget()
+    with pytest.raises(FileNotFoundError, match="or it is private"):
+        stranger(actions.load_by_arguments, tmp_path, f"config={repo}", hub_token="<HUB_TOKEN>")
+
+
 def test_a_private_repository_needs_a_token(owner, stranger, repo):
     owner(actions.push, repo, KNOBS, private=True)
     with pytest.raises(FileNotFoundError, match=r"or it is private: check the name, log in \(hf auth login"):

@@ -132,6 +132,13 @@ def killed_in_a_save(folder, file):
 
     torch.save = lambda value, path: (save(value, path), die_halfway(path))
     type(trainer.state).save_to_json = lambda state, path: (write(state, path), die_halfway(path))
+    write_model = trainer.model.save_pretrained
+
+    def save_model(path, **options):
+        write_model(path, **options)
+        die_halfway(os.path.join(path, "model.safetensors"))
+
+    trainer.model.save_pretrained = save_model
     trainer.train()
 
 
@@ -172,6 +179,31 @@ def test_killed_in_the_middle_of_a_save_the_previous_checkpoint_serves(tmp_path,
     whole = trainer_of(tmp_path / "whole")
     whole.train()
     assert_same(result(whole), result(resumed))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
+def test_killed_while_an_older_checkpoint_of_the_same_step_is_overwritten(tmp_path, start, file):
+    """The state of the older one is still there, and says nothing of the files that stand beside it now."""
+    trainer_of(tmp_path / "out", llama(seed=5), max_steps=6).train()
+    assert is_complete(tmp_path / "out/checkpoint-6")
+    process = start(killed_in_a_save, str(tmp_path / "out"), file)
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert not is_complete(tmp_path / "out/checkpoint-6")
+    resumed = trainer_of(tmp_path / "out", llama(seed=5))
+    resumed.train(resume_from_checkpoint=True)
+    whole = trainer_of(tmp_path / "whole")
+    whole.train()
+    assert_same(result(whole), result(resumed))
+
+
+def test_a_save_of_another_optimizer_is_left_as_it_is(tmp_path, monkeypatch):
+    trainer = trainer_of(tmp_path, optim="adamw_torch", optim_args=None, max_steps=3)
+    trainer.train()
+    found = []
+    monkeypatch.setattr(trainer, "save_model", lambda *_, **__: found.append(is_complete(tmp_path / "checkpoint-3")))
+    trainer.train()
+    assert found == [True]
 
 
 def test_killed_at_random_moments_a_run_ends_in_the_same_bits(tmp_path, start):

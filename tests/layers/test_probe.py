@@ -45,7 +45,7 @@ class DrawsRMSNorm(LlamaRMSNorm):
         self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, x):
-        self.seen = self.seen + 1
+        self.seen += 1
         return super().forward(x + 0 * torch.rand_like(x))
 
 
@@ -82,6 +82,21 @@ def test_a_norm_that_does_something_else_uses_its_gradient():
     model(torch.randn(3, 8)).square().sum().backward()
     optimizer.step()
     assert torch.isfinite(optimizer.curvature(model[1].weight)).all()
+
+
+class NestedRMSNorm(LlamaRMSNorm):
+    def __init__(self, size):
+        super().__init__(size)
+        self.inner = nn.Identity()
+
+    def forward(self, x):
+        return super().forward(self.inner(x - x.mean(-1, keepdim=True)))
+
+
+def test_modules_inside_a_norm_do_not_run():
+    module = NestedRMSNorm(8)
+    module.inner.register_forward_hook(lambda *_: pytest.fail("a module ran"))
+    assert form_of(module) == form_by_name(module)
 
 
 def test_where_it_cannot_be_tried_its_name_counts():

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from .knobs import checked, did_you_mean, knobs_of
+from .content import parse_json, read_text
+from .knobs import checked, did_you_mean, knobs_of, shown
 from .strings import read, write
 
 FORMAT_VERSION = 1
@@ -78,7 +79,11 @@ class OptimizerConfig:
 
     @classmethod
     def from_optim_args(
-        cls: type[Config], optim_args: str | None, *, defaults: Mapping[str, Any] | None = None
+        cls: type[Config],
+        optim_args: str | None,
+        *,
+        defaults: Mapping[str, Any] | None = None,
+        token: bool | str | None = None,
     ) -> Config:
         """Reads ``TrainingArguments.optim_args``: ``"damping=0.1,update_interval=10"``.
 
@@ -89,6 +94,7 @@ class OptimizerConfig:
         Args:
             optim_args: the string; None and "" stand for the defaults.
             defaults: knobs that count only where neither the string nor its config says anything.
+            token: of the repository that ``config=`` names, as in :meth:`from_pretrained`.
 
         Raises:
             TypeError: ``optim_args`` is no string, or the config has a value of the wrong type.
@@ -102,7 +108,7 @@ class OptimizerConfig:
         from .hub import split_revision
 
         place, revision = split_revision(source)
-        base = cls.from_pretrained(place, revision=revision)
+        base = cls.from_pretrained(place, revision=revision, token=token)
         return base._unresolved(values)._with(values)
 
     def to_optim_args(self, *, explicit: bool = False) -> str:
@@ -180,7 +186,7 @@ class OptimizerConfig:
             force_download=force_download,
         )
         try:
-            return cls._from_json(file.read_text(encoding="utf-8"), name=str(file))
+            return cls._from_json(read_text(file), name=str(file))
         except (TypeError, ValueError) as error:
             raise type(error)(f"{file}: {error}") from None
 
@@ -240,17 +246,14 @@ class OptimizerConfig:
 
     @classmethod
     def _from_json(cls: type[Config], text: str, *, name: str) -> Config:
-        try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"the content is not valid JSON: {error}") from None
+        content = parse_json(text)
         if not isinstance(content, dict):
             raise TypeError(f"the file must hold a JSON object, got {type(content).__name__}")
         unknown = {key: content.pop(key) for key in list(content) if key not in knobs_of(cls)}
         was_saved = "version" in unknown
         version = unknown.pop("version", FORMAT_VERSION)
         if isinstance(version, bool) or not isinstance(version, int):
-            raise TypeError(f"version must be an integer, got {version!r}")
+            raise TypeError(f"version must be an integer, got {shown(version)}")
         config = cls._of_saved(content) if was_saved else cls(**content)
         if version > FORMAT_VERSION or unknown:
             warnings.warn(_newer(name, version, unknown), stacklevel=3)

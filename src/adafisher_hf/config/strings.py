@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .knobs import allowed_text, did_you_mean, knobs_of, parsed
+from .knobs import allowed_text, did_you_mean, knobs_of, parsed, shown
 
 TRAINER_ARGUMENTS = {"lr": "learning_rate", "learning_rate": "learning_rate", "weight_decay": "weight_decay"}
 
@@ -18,7 +18,7 @@ def read(text: str | None, cls: type) -> tuple[dict[str, Any], str | None]:
         ValueError: an unknown key, a malformed pair, a key given twice, a value that does not fit its knob.
     """
     if not isinstance(text, str | None):
-        raise TypeError(f"optim_args must be a string such as 'gamma=0.9,damping=0.1', got {text!r}")
+        raise TypeError(f"optim_args must be a string such as 'gamma=0.9,damping=0.1', got {shown(text)}")
     pairs = _split(text or "")
     config = pairs.pop("config", None)
     return {key: _value(cls, _known(cls, key), value) for key, value in pairs.items()}, config
@@ -31,13 +31,18 @@ def write(values: Mapping[str, Any]) -> str:
 
 def _split(text: str) -> dict[str, str]:
     pairs: dict[str, str] = {}
-    for pair in text.split(",") if text.strip() else ():
+    written = text.split(",")
+    if not written[-1].strip():
+        written.pop()  # nothing at all, or a comma at the end as Python allows it
+    for pair in written:
+        if not pair.strip():
+            raise ValueError(f"optim_args {shown(text)} has nothing between two commas, or before the first: remove one")
         key, equals, value = (part.strip() for part in pair.partition("="))
         # A path may hold a "=" itself, a number may not.
         if not (key and equals and value) or ("=" in value and key != "config"):
-            raise ValueError(f"malformed optim_args pair {pair.strip()!r}: write key=value, with commas between pairs")
+            raise ValueError(f"malformed optim_args pair {shown(pair.strip())}: write key=value, with commas between pairs")
         if key in pairs:
-            raise ValueError(f"optim_args key {key!r} is given twice")
+            raise ValueError(f"optim_args key {shown(key)} is given twice")
         pairs[key] = value
     return pairs
 
@@ -48,7 +53,7 @@ def _known(cls: type, key: str) -> str:
     if key not in knobs_of(cls):
         valid = [*knobs_of(cls), "config"]
         keys = ", ".join(valid)
-        raise ValueError(f"unknown optim_args key {key!r}{did_you_mean(key, valid)} (valid keys: {keys})")
+        raise ValueError(f"unknown optim_args key {shown(key)}{did_you_mean(key, valid)} (valid keys: {keys})")
     return key
 
 
@@ -56,4 +61,4 @@ def _value(cls: type, key: str, text: str) -> Any:
     try:
         return parsed(cls, key, text)
     except ValueError:
-        raise ValueError(f"optim_args: {key} must be {allowed_text(cls, key)}, got {text!r}") from None
+        raise ValueError(f"optim_args: {key} must be {allowed_text(cls, key)}, got {shown(text)}") from None

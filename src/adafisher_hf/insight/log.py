@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config.content import parse_json
+
 if TYPE_CHECKING:
     from .summary import ParameterSummary
 
@@ -67,7 +69,7 @@ def _plain(value: str | float) -> str | float | None:
 
 def _parse(line: str) -> dict[str, Any] | None:
     try:
-        content = json.loads(line)
+        content = parse_json(line)
     except ValueError:
         return None
     if not isinstance(content, dict) or not is_step(content.get("step")):

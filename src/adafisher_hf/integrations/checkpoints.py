@@ -5,21 +5,24 @@ The Trainer writes straight into ``checkpoint-N``, and on resuming takes the hig
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..config.content import parse_json, read_text
+
 logger = logging.getLogger(__name__)
+
+STATE_NAME = "trainer_state.json"
 
 
 def is_complete(checkpoint: str | Path) -> bool:
     """Whether a folder is a checkpoint of the Trainer that was saved to its end."""
     # The Trainer writes its state last.
     try:
-        json.loads((Path(checkpoint) / "trainer_state.json").read_text())
+        parse_json(read_text(Path(checkpoint) / STATE_NAME))
     except (OSError, ValueError):
         return False
     return True
@@ -28,6 +31,11 @@ def is_complete(checkpoint: str | Path) -> bool:
 def last_complete(folder: str | Path) -> Path | None:
     """The newest complete checkpoint in an output folder."""
     return next(filter(is_complete, _newest_first(folder)), None)
+
+
+def folder_of_step(folder: str | Path, step: int) -> Path:
+    """Where the Trainer saves at a step."""
+    return Path(folder) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
 
 
 def resumable(wish: str | os.PathLike[str] | bool | None, folder: str | Path) -> str | os.PathLike[str] | bool | None:
@@ -47,6 +55,11 @@ def resumable(wish: str | os.PathLike[str] | bool | None, folder: str | Path) ->
         if path.is_dir() and path.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-") and not is_complete(path):
             raise ValueError(_cut_short(path, last_complete(path.parent)))
     return wish
+
+
+def begin_save(checkpoint: str | Path) -> None:
+    """Makes an older checkpoint incomplete before its files are overwritten, so that a save that is cut short shows."""
+    (Path(checkpoint) / STATE_NAME).unlink(missing_ok=True)
 
 
 def _last(folder: Path) -> str | bool:

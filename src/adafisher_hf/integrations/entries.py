@@ -70,7 +70,7 @@ class OptimizerEntry:
             ValueError, TypeError, OSError: see ``OptimizerConfig.from_optim_args``.
         """
         defaults = {knob: getattr(args, attribute) for knob, attribute in self.from_trainer.items()}
-        return self.config.from_optim_args(args.optim_args, defaults=defaults)
+        return self.config.from_optim_args(args.optim_args, defaults=defaults, token=_token_of(args))
 
     def check(self, args: TrainingArguments, model: nn.Module | None, config: OptimizerConfig) -> None:
         """Refuses what this optimizer cannot do.
@@ -137,6 +137,12 @@ def unwrapped(optimizer: Any) -> Any:
     """The optimizer inside accelerate's wrappers; a registered one that holds another optimizer is not opened."""
     layers = list(_layers(optimizer))
     return next((layer for layer in layers if _entries_of_class(type(layer))), layers[-1])
+
+
+def _token_of(args: TrainingArguments) -> str | None:
+    """``hub_token``, but for the ``<HUB_TOKEN>`` that transformers writes in its place."""
+    token = getattr(args, "hub_token", None)
+    return None if token is None or token.startswith("<") else token
 
 
 def _layers(optimizer: Any) -> Iterator[Any]:

@@ -3,7 +3,7 @@
 Three places have to know the names: the Enum behind ``TrainingArguments.optim`` (also the choices of
 HfArgumentParser), the table of optimizer handlers, and ``Trainer.get_optimizer_cls_and_kwargs``, which would otherwise
 parse ``optim_args`` before any handler sees it. Beside these, ``optim_args`` are checked when TrainingArguments are
-made, long before training; ``Trainer.train`` does not resume from a checkpoint whose save was cut short;
+made, long before training; ``Trainer.train`` does not resume from a checkpoint whose save was cut short, which a checkpoint that is overwritten shows;
 ``Trainer.log`` gets what a CurvatureCallback has to report; and the registry of experts' forward passes gets the one
 that takes their statistics.
 
@@ -23,7 +23,13 @@ from typing import Any
 import wrapt
 
 from .entries import OPTIMIZERS
-from .wrappers import handle, with_checked_optim_args, with_complete_checkpoint, with_raw_optim_args
+from .wrappers import (
+    handle,
+    with_checked_optim_args,
+    with_complete_checkpoint,
+    with_marked_save,
+    with_raw_optim_args,
+)
 
 MARK = "_adafisher_hf"  # attribute of all that is ours: of a module the Patch, of a method what it replaced
 setattr(handle, MARK, True)
@@ -105,15 +111,21 @@ class TrainerMethods(Patch):
     module = "transformers.trainer"
 
     def apply(self, module: Any) -> None:
+        from ..compat import SAVE_CHECKPOINT
         from .callbacks import with_curvature
 
         replace(module.Trainer, "get_optimizer_cls_and_kwargs", with_raw_optim_args)
         replace(module.Trainer, "train", with_complete_checkpoint)
         replace(module.Trainer, "log", with_curvature)
+        if hasattr(module.Trainer, SAVE_CHECKPOINT):
+            replace(module.Trainer, SAVE_CHECKPOINT, with_marked_save)
 
     def undo(self, module: Any) -> None:
-        for method in ("get_optimizer_cls_and_kwargs", "train", "log"):
-            restore(module.Trainer, method)
+        from ..compat import SAVE_CHECKPOINT
+
+        for method in ("get_optimizer_cls_and_kwargs", "train", "log", SAVE_CHECKPOINT):
+            if method in vars(module.Trainer):
+                restore(module.Trainer, method)
 
 
 class Experts(Patch):

@@ -58,6 +58,23 @@ def with_checked_optim_args(original: Callable) -> Callable:
     return __post_init__
 
 
+def with_marked_save(original: Callable) -> Callable:
+    """Wraps the Trainer's method that saves a checkpoint: until it is done, the folder holds none."""
+
+    @functools.wraps(original)
+    def save_checkpoint(self: Trainer, model: Any, trial: Any, *args: Any, **kwargs: Any) -> Any:
+        if entry_of_name(self.args.optim) is not None:
+            from ..compat import output_folder
+            from .checkpoints import begin_save, folder_of_step
+
+            if self.args.should_save:
+                begin_save(folder_of_step(output_folder(self, trial), self.state.global_step))
+            self.accelerator.wait_for_everyone()  # a rank that is ahead would write into what looks complete
+        return original(self, model, trial, *args, **kwargs)
+
+    return save_checkpoint
+
+
 def with_complete_checkpoint(original: Callable) -> Callable:
     """Wraps ``Trainer.train``: a checkpoint whose save was cut short is none."""
 

@@ -41,7 +41,7 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     page, panels = render(runs)
     pictures = output.with_suffix("")
     pictures.mkdir(parents=True, exist_ok=True)
-    output.write_text(page, encoding="utf-8")
+    output.write_text(page, encoding="utf-8", errors="replace")  # JSON may have half a letter
     for panel in panels:
         save_png(panel.draw(LIGHT), pictures / f"{panel.file}.png", panel.title, LIGHT)
     return output

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .run import Points, Run
-from .theme import SMALL, Theme, new_figure
+from .theme import SMALL, Theme, new_figure, plain
 
 
 def draw_loss(runs: Sequence[Run], theme: Theme) -> Figure:
@@ -20,9 +20,9 @@ def draw_loss(runs: Sequence[Run], theme: Theme) -> Figure:
         color = theme.color(i)
         training, evaluation = run.points("loss"), run.points("eval_loss")
         if training:
-            _line(axes, training, color=color, linewidth=1.6, label=run.label)
+            _line(axes, training, color=color, linewidth=1.6, label=plain(run.label))
         if evaluation:
-            label = f"{run.label}, evaluation"
+            label = f"{plain(run.label)}, evaluation"
             _line(axes, evaluation, color=color, linestyle="--", linewidth=1.2, marker="o", markersize=5, label=label)
     return _finished(figure, axes, "loss", theme)
 
@@ -34,7 +34,7 @@ def draw_logged(runs: Sequence[Run], key: str, ylabel: str, theme: Theme, log_sc
         points = run.points(key)
         if points:
             _line(axes, points, color=theme.color(i), linewidth=1.6, marker="o" if len(points) < 30 else None)
-            axes.lines[-1].set(label=run.label, markersize=3)
+            axes.lines[-1].set(label=plain(run.label), markersize=3)
     if log_scale and any(value > 0 for run in runs for _, value in run.points(key)):
         axes.set_yscale("log")
     return _finished(figure, axes, ylabel, theme)
@@ -55,7 +55,7 @@ def draw_spread(run: Run, theme: Theme, top: float) -> Figure:
         known = [[value for value in values if not math.isnan(value)] or [math.nan] for values in at_step]
         means = [sum(values) / len(values) for values in known]
         marker = "o" if len(steps) < 4 else None
-        axes.plot(steps, means, color=theme.color(i), linewidth=1.8, marker=marker, label=f"{kind} ({len(names)})")
+        axes.plot(steps, means, color=theme.color(i), linewidth=1.8, marker=marker, label=f"{plain(kind)} ({len(names)})")
         if len(names) > 1:
             low, high = [min(values) for values in known], [max(values) for values in known]
             axes.fill_between(steps, low, high, color=theme.color(i), alpha=0.16, linewidth=0)
@@ -78,7 +78,7 @@ def _line(axes: Axes, points: Points, **style: Any) -> None:
 
 
 def _finished(figure: Figure, axes: Axes, ylabel: str, theme: Theme) -> Figure:
-    axes.set(xlabel="step", ylabel=ylabel)
+    axes.set(xlabel="step", ylabel=plain(ylabel))
     axes.grid(color=theme.grid, linewidth=0.7)
     axes.set_axisbelow(True)
     if axes.lines:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from .names import block_of, short_names
 from .run import Run
-from .theme import LABEL, SMALL, Theme, new_figure
+from .theme import LABEL, SMALL, Theme, new_figure, plain
 
 ROW = 0.16  # inches
 MOST_LABELS = 90
@@ -45,7 +45,8 @@ def draw_heat_map(run: Run, figure_name: str, scale: tuple[float, float], label:
     )
     axes.invert_yaxis()
     stride = math.ceil(len(names) / MOST_LABELS)
-    axes.set_yticks([i + 0.5 for i in range(0, len(names), stride)], short_names(names)[::stride], fontsize=8)
+    labels = [plain(name) for name in short_names(names)[::stride]]
+    axes.set_yticks([i + 0.5 for i in range(0, len(names), stride)], labels, fontsize=8)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("step")
     for i in range(1, len(names)):

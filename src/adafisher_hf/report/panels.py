@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from .run import Run
 from .theme import Theme
 
 MOST_METRICS = 6
+LONGEST_FILE = 60  # characters of a run's or a metric's name in that of a file
 NO_METRICS = ("eval_loss", "eval_runtime", "eval_model_preparation_time")
 
 
@@ -122,4 +124,7 @@ def _metrics(runs: Sequence[Run]) -> list[str]:
 
 
 def _file(label: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", label)
+    plain = re.sub(r"[^\w.-]+", "_", label)
+    if plain == label and len(label) <= LONGEST_FILE:
+        return label
+    return f"{plain[:LONGEST_FILE]}_{zlib.crc32(label.encode(errors='replace')):08x}"  # apart from others like it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.adafisher import CONFIG_NAME
+from ..config.content import parse_json
 from ..insight import log as curvature_log
 
 STATE_NAME = "trainer_state.json"
@@ -20,6 +20,8 @@ COVERAGE_COLUMNS: dict[str, dict[str, type]] = {
 }
 
 Points = list[tuple[int, float]]
+
+LARGEST = 1e300  # beyond it no axis can be made, and no run is whole
 
 
 @dataclass
@@ -45,7 +47,7 @@ class Run:
     notes: list[str] = field(default_factory=list)
 
     def points(self, key: str) -> Points:
-        """(step, value) of what the log has under a key; a value that is not finite is nan."""
+        """(step, value) of what the log has under a key; a value that is not finite, or as good as that, is nan."""
         return [(entry["step"], _finite(entry[key])) for entry in self.history if _is_number(entry.get(key))]
 
     def parameters(self) -> list[str]:
@@ -84,7 +86,7 @@ def figure_of(row: dict[str, Any], figure: str) -> float:
     if figure != "update_ratio":
         return _finite(row.get(figure))
     update, weight = _finite(row.get("update")), _finite(row.get("weight"))
-    return update / weight if weight else math.nan
+    return _finite(update / weight) if weight else math.nan
 
 
 def _read(folder: Path, label: str) -> Run:
@@ -140,11 +142,12 @@ def _coverage(file: Path, notes: list[str]) -> dict[str, Any]:
 
 def _json_object(file: Path, notes: list[str], consequence: str) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8", errors="replace"))
+        content = parse_json(file.read_text(encoding="utf-8-sig", errors="replace"))
     except OSError:
         notes.append(f"{file.name} is missing: {consequence}")
-    except ValueError:
-        notes.append(f"{_place(file)} is empty or not complete JSON: {consequence}")
+    except ValueError as error:
+        reason = "nested too deeply" if "nested" in str(error) else "empty or not complete JSON"
+        notes.append(f"{_place(file)} is {reason}: {consequence}")
     else:
         if isinstance(content, dict):
             return content
@@ -171,7 +174,13 @@ def _labels(folders: Sequence[Path]) -> list[str]:
 
 
 def _has(row: Any, columns: dict[str, type]) -> bool:
-    return isinstance(row, dict) and all(isinstance(row.get(column), kind) for column, kind in columns.items())
+    return isinstance(row, dict) and all(_is_of(row.get(column), kind) for column, kind in columns.items())
+
+
+def _is_of(value: Any, kind: type) -> bool:
+    if kind in (int, float):
+        return not math.isnan(_finite(value)) and (kind is float or isinstance(value, int))
+    return isinstance(value, kind)
 
 
 def _has_step(entry: Any) -> bool:
@@ -184,6 +193,6 @@ def _is_number(value: Any) -> bool:
 
 def _finite(value: Any) -> float:
     try:
-        return float(value) if _is_number(value) and math.isfinite(value) else math.nan
+        return float(value) if _is_number(value) and abs(value) <= LARGEST else math.nan
     except OverflowError:  # JSON has whole numbers of any size
         return math.nan

@@ -44,6 +44,16 @@ DARK = Theme(
 )
 
 LABEL, SMALL = 9, 8.5  # points
+LONGEST = 50  # characters
+
+
+def plain(text: str) -> str:
+    """A name as matplotlib shows it letter by letter: no formula, on one line, and not longer than a picture is wide."""
+    line = "".join(letter if letter.isprintable() else " " for letter in text)
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST // 2]}…{line[-LONGEST // 2 :]}"
+    # A "$" begins a formula, and matplotlib leaves what begins with "_" out of legends.
+    return ("\u200b" if line.startswith("_") else "") + line.replace("$", r"\$")
 
 
 def new_figure(theme: Theme, height: float = 2.9) -> tuple[Figure, Axes]:
@@ -71,5 +81,5 @@ def as_svg(figure: Figure) -> bytes:
 
 def save_png(figure: Figure, file: Path, title: str, theme: Theme) -> None:
     """A picture that stands for itself: with its title."""
-    figure.suptitle(title, fontsize=11, color=theme.text)
+    figure.suptitle(plain(title), fontsize=11, color=theme.text)
     figure.savefig(file, dpi=150)

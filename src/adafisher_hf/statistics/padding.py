@@ -108,7 +108,7 @@ class Padding:
         if node is None:
             return None
         calls = [call for call in self._past if call.first <= node < call.last]
-        return max(calls, key=lambda call: call.first, default=None)
+        return max(calls, key=lambda call: (call.first, -call.last), default=None)  # the innermost
 
     def _begin(self, name: str, reader: MaskReader, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if not torch.compiler.is_compiling() and in_function_transform():
