@@ -14,6 +14,7 @@ import yaml
 
 import adafisher_hf
 from tests.docs.test_code_blocks import ROOT, code_blocks
+from tests.oracles.imports import PACKAGE
 
 MARK = "…"  # where a documented message stands for a value
 
@@ -67,6 +68,37 @@ def test_the_message_of_transformers_is_the_one_shown():
 def test_the_reference_has_every_public_name():
     described = re.findall(r"^::: adafisher_hf\.(?:\w+\.)*(\w+)$", (ROOT / "docs/api.md").read_text(), re.M)
     assert sorted(described) == sorted(adafisher_hf.__all__)
+
+
+def names_in(file: Path) -> set[str]:
+    """Functions of a file, and methods as ``Class.method``."""
+    names = set()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
+    return names
+
+
+def test_the_way_of_a_number_names_what_is_there():
+    """Every hop of how-it-works is a function that exists, in at most twelve."""
+    page = (ROOT / "docs/how-it-works.md").read_text()
+    hops = re.findall(r"^\| (\d+) \| `([\w/]+\.py)`, `([\w.]+)` \|", page, re.M)
+    assert [int(number) for number, _, _ in hops] == list(range(1, len(hops) + 1)) and 8 < len(hops) <= 12
+    for _, file, name in hops:
+        assert name in names_in(PACKAGE / file), f"{file} has no {name}"
+
+
+def test_every_room_has_its_line():
+    """In CONTRIBUTING.md and in how-it-works.md: folders and files at the top."""
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    loose = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py", "__main__.py", "optimizer.py"}
+    for page in ("CONTRIBUTING.md", "docs/how-it-works.md"):
+        text = (ROOT / page).read_text()
+        assert set(re.findall(r"^\| `(\w+)` \|", text, re.M)) == rooms, page
+        missing = {name for name in loose if name not in text and f"its {name.removesuffix('.py')}" not in text}
+        assert missing == set(), page
 
 
 def test_the_version_is_the_same_everywhere():

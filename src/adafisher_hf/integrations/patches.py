@@ -3,9 +3,9 @@
 Three places have to know the names: the Enum behind ``TrainingArguments.optim`` (also the choices of
 HfArgumentParser), the table of optimizer handlers, and ``Trainer.get_optimizer_cls_and_kwargs``, which would otherwise
 parse ``optim_args`` before any handler sees it. Beside these, ``optim_args`` are checked when TrainingArguments are
-made, long before training; ``Trainer.train`` does not resume from a checkpoint whose save was cut short, which a checkpoint that is overwritten shows;
-``Trainer.log`` gets what a CurvatureCallback has to report; and the registry of experts' forward passes gets the one
-that takes their statistics.
+made, long before training; ``Trainer.train`` does not resume from a checkpoint whose save was cut short, and a save
+into an older checkpoint begins by marking it so; ``Trainer.log`` gets what a CurvatureCallback has to report; and the
+registry of experts' forward passes gets the one that takes their statistics.
 
 What is needed to restore transformers hangs on its own modules, so that a second copy of this package (a re-import) can
 undo the first one's work. The hooks on imports are wrapt's, the same for every package that waits for a module.
