@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from transformers import BertConfig, BertForSequenceClassification
 
 from adafisher_hf import AdaFisher, AdaFisherW
 from adafisher_hf.layers import Layout
@@ -162,3 +163,24 @@ def test_memorising_for_3000_steps(setting):
     with torch.no_grad():
         loss = nn.functional.cross_entropy(model(x), y).item()
     assert loss < (1e-2 if setting in STRUCTURES else 1.4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
+def test_bert_memorises_16_examples(structure):
+    """What an independent review saw: NaN weights after 1020 and 1220 steps, with AdamW unharmed."""
+    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    config = BertConfig(vocab_size=200, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **sizes)
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(config)
+    ids, labels = torch.randint(5, 200, (16, 12)), torch.randint(0, 2, (16,))
+    optimizer = AdaFisherW(model, lr=1e-3, structure=structure)
+    for step in range(1800):
+        optimizer.zero_grad()
+        loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 100 == 99:
+            assert_finite(model, optimizer)
+    assert loss.item() < 1e-4

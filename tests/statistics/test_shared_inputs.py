@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from transformers import MobileViTConfig, MobileViTForSemanticSegmentation
 
 from adafisher_hf import AdaFisherW
 from adafisher_hf.layers import KINDS
@@ -123,3 +124,19 @@ def test_who_says_what_makes_h_says_all_of_it():
                 assert h[0].size == h[1].size and torch.equal(h[0].ids, h[1].ids) and a.padding_idx == b.padding_idx
             else:
                 assert torch.equal(*h)
+
+
+def test_dilated_convolutions_of_a_segmentation_head_beside_each_other():
+    """MobileViT's ASPP: one tensor into convolutions of several dilations; it crashed."""
+    config = MobileViTConfig(
+        image_size=64, hidden_sizes=[16, 24, 32], neck_hidden_sizes=[8, 8, 16, 16, 24, 32, 32], num_attention_heads=2,
+        aspp_out_channels=8, num_labels=3,
+    )  # fmt: skip
+    model = MobileViTForSemanticSegmentation(config)
+    optimizer = AdaFisherW(model, structure="kronecker", lr=1e-3)
+    labels = torch.randint(0, 3, (2, 64, 64))
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(pixel_values=torch.randn(2, 3, 64, 64), labels=labels).loss.backward()
+        optimizer.step()
+    assert all(torch.isfinite(p).all() for p in model.parameters())
