@@ -77,6 +77,18 @@ except ValueError as error:
     assert "did you mean 'gamma'?" in str(error)
 ```
 
+So is an option that has no effect with the chosen mode and structure, unless it has its default:
+
+```python
+try:
+    TrainingArguments(output_dir="out", optim="adafisherw", optim_args="basis_interval=5")
+except ValueError as error:
+    assert "it belongs to structure='kronecker'" in str(error)
+```
+
+Schedules that cycle the momentum, `OneCycleLR` and `CyclicLR`, move `beta`. When a run is resumed, options marked
+*fixed* have to be those that it was started with; all others may change.
+
 ## Each of them
 """
 
@@ -93,7 +105,8 @@ def page() -> str:
 
 def section(knob: dataclasses.Field) -> str:
     default = "depends on the mode, see below" if knob.default is None else f"`{knob.default}`"
-    return f"### {knob.name}\n\n{knob.metadata['help']}\n\n- default: {default}\n- allowed: {allowed(knob)}\n"
+    fixed = "\n- fixed when a run is resumed" if knob.metadata["fixed"] else ""
+    return f"### {knob.name}\n\n{knob.metadata['help']}\n\n- default: {default}\n- allowed: {allowed(knob)}{fixed}\n"
 
 
 def allowed(knob: dataclasses.Field) -> str:

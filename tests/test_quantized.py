@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
 from adafisher_hf import AdaFisherW, coverage
 from tests.models import llama
+from tests.test_peft import hooked
 
 IDS = torch.arange(64).view(4, 16)
 PROJECTIONS = ["q_proj", "v_proj", "down_proj"]
@@ -132,8 +133,7 @@ def test_adapters_on_a_quantized_base(tmp_path, base, structure):
     frozen = {name: values(p).clone() for name, p in model.named_parameters() if name not in trainable}
     optimizer, losses = train(model, structure=structure)
     assert {row.name for row in coverage(model)} == trainable and all("lora_" in name for name in trainable)
-    hooked = {name for name, module in model.named_modules() if module._forward_hooks}
-    assert hooked == {name.removesuffix(".weight") for name in trainable}
+    assert hooked(model) == {name.removesuffix(".weight") for name in trainable}
     assert {id(p) for p in optimizer.state} == {id(model.get_parameter(name)) for name in trainable}
     assert all(torch.equal(values(model.get_parameter(name)), value) for name, value in frozen.items())
     assert losses[-1] < losses[0]

@@ -96,7 +96,7 @@ def test_a_copy_goes_on_with_the_cycle():
     model, optimizer = start()
     schedule = SCHEDULES["one cycle"](optimizer)
     train(model, optimizer, schedule, tiny_batches(3))
-    copied_model, copied = copy.deepcopy((model, optimizer))
+    _, copied = copy.deepcopy((model, optimizer))
     assert copied.param_groups[0]["momentum"] == optimizer.param_groups[0]["momentum"] != 0.9
 
 

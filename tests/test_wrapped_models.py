@@ -1,4 +1,4 @@
-"""What flattens parameters or copies modules is refused in a loop of one's own too, made before or after the wrapping."""
+"""What flattens parameters or copies modules is refused in a loop of one's own too, also when it comes later."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_fsdp1(one_rank, use_orig_params):
     refused(FSDP1, Inside(fsdp1(tiny(), use_orig_params)))
     inner = tiny()
     fsdp1(inner, use_orig_params)
-    refused(FSDP1, inner, params=[p for p in inner.parameters()] or [nn.Parameter(torch.ones(1))])
+    refused(FSDP1, inner, params=list(inner.parameters()) or [nn.Parameter(torch.ones(1))])
 
 
 @pytest.mark.parametrize("use_orig_params", [False, True])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers as t
@@ -23,12 +24,14 @@ from adafisher_hf import AdaFisherW
 from tables import markdown
 
 STEPS, LR = 20, 1e-3
-SHARED = dict(vocab_size=64, pad_token_id=0, bos_token_id=1, eos_token_id=1)
-WIDTH = dict(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, intermediate_size=64)
-BART = dict(
+SHARED: dict[str, Any] = dict(vocab_size=64, pad_token_id=0, bos_token_id=1, eos_token_id=1)
+WIDTH: dict[str, Any] = dict(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, intermediate_size=64)
+BART: dict[str, Any] = dict(
+    decoder_start_token_id=1,
     d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
     encoder_ffn_dim=64, decoder_ffn_dim=64,
 )  # fmt: skip
+T5: dict[str, Any] = dict(decoder_start_token_id=0, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "Llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**SHARED, **WIDTH, tie_word_embeddings=True)),
     "GPT-2": lambda: t.GPT2LMHeadModel(t.GPT2Config(**SHARED, n_embd=32, n_head=4, n_layer=2)),
@@ -36,10 +39,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "DeBERTa v2": lambda: t.DebertaV2ForMaskedLM(
         t.DebertaV2Config(**SHARED, **WIDTH, relative_attention=True, pos_att_type=["c2p", "p2c"], share_att_key=False)
     ),
-    "T5": lambda: t.T5ForConditionalGeneration(
-        t.T5Config(**SHARED, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0)
-    ),
-    "BART": lambda: t.BartForConditionalGeneration(t.BartConfig(**SHARED, **BART, decoder_start_token_id=1)),
+    "T5": lambda: t.T5ForConditionalGeneration(t.T5Config(**SHARED, **T5)),
+    "BART": lambda: t.BartForConditionalGeneration(t.BartConfig(**SHARED, **BART)),
 }
 AGREES = 1e-6
 

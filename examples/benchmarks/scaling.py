@@ -23,8 +23,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the examples' folder, whose modules this one shares
 
 from adafisher_hf import AdaFisherW
-from adafisher_hf.statistics.reduce import message_length
 from adafisher_hf.statistics.choice import STRIDE
+from adafisher_hf.statistics.reduce import message_length
 from plotting import plot_scaling
 from tables import markdown
 

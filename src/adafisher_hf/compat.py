@@ -232,8 +232,8 @@ def optimizer_handlers(trainer_optimizer: ModuleType) -> dict[str, Any]:
     return _named(trainer_optimizer, "_OPTIMIZER_HANDLERS")
 
 
-# transformers 5.2 to 5.23: what the Trainer calls to save a checkpoint. If it is gone, one that is overwritten in place and
-# cut short is taken for a complete one.
+# transformers 5.2 to 5.23: what the Trainer calls to save a checkpoint. If it is gone, one that is overwritten in place
+# and cut short is taken for a complete one.
 SAVE_CHECKPOINT = "_save_checkpoint"
 
 

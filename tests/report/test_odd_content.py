@@ -16,7 +16,10 @@ from adafisher_hf.report.run import read_runs
 from adafisher_hf.report.theme import LIGHT, as_svg
 from tests.report.runs import name_of, write_run
 
-NAMES = [r"$x^{$", "$a$", r"\frac", "_hidden", "_", "a" * 3000, "%s{}", "<b>&", "line\nbreak", "tab\t", "\x00", "日本語", "", "\ud800"]
+NAMES = [
+    r"$x^{$", "$a$", r"\frac", "_hidden", "_", "a" * 3000, "%s{}", "<b>&", "line\nbreak", "tab\t", "\x00", "日本語", "",
+    "\ud800",
+]  # fmt: skip
 NUMBERS = [1e308, -1e308, 5e-324, 1e-308, math.inf, -math.inf, math.nan, 10**400, -(10**30), 0, 1.0]
 
 
@@ -84,7 +87,8 @@ def test_runs_with_names_alike_have_pictures_of_their_own(tmp_path):
 
 def test_any_number_of_a_layer(tmp_path, capsys):
     figures = ("mean", "log_spread", "update", "weight")
-    lines = [json.loads(line) for line in curvature([f"{f} {i}" for f in figures for i in range(len(NUMBERS))]).splitlines()]
+    names = [f"{figure} {i}" for figure in figures for i in range(len(NUMBERS))]
+    lines = [json.loads(line) for line in curvature(names).splitlines()]
     for figure in figures:
         for i, value in enumerate(NUMBERS):
             lines[1]["parameters"][f"{figure} {i}"][figure] = value
@@ -96,7 +100,8 @@ KEYS = ["loss", "eval_loss", "eval_accuracy", "learning_rate", "grad_norm", "tra
 
 @pytest.mark.parametrize("value", NUMBERS)
 def test_any_number_of_the_log(tmp_path, value):
-    for history in ([{"step": 1, "x": value, "loss": value}], [{"step": 1, "x": 1.0}, {"step": 2, "x": value, "eval_loss": value}]):
+    later = [{"step": 1, "x": 1.0}, {"step": 2, "x": value, "eval_loss": value}]
+    for history in ([{"step": 1, "x": value, "loss": value}], later):
         run = read_runs([write_run(tmp_path / "run", state=json.dumps({"log_history": history}))])[0]
         for log_scale in (False, True):
             as_svg(draw_logged([run], "x", "x", LIGHT, log_scale=log_scale))
@@ -150,7 +155,7 @@ def test_what_is_too_deep_or_in_another_encoding_is_a_note(tmp_path, capsys, par
         (b"\x80\x81", "is not UTF-8"),
         (b'{"gamma": ' + b"9" * 5000 + b"}", "is not valid JSON"),
         (b'{"gamma": 1e999}', "gamma must be a number"),
-        (b'{"update_interval": ' + b"9" * 4000 + b'.5}', "update_interval must be an integer"),
+        (b'{"update_interval": ' + b"9" * 4000 + b".5}", "update_interval must be an integer"),
         (b'{"gamma": ' + b"9" * 4000 + b"}", "gamma must be a number"),
     ],
 )

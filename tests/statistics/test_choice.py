@@ -130,10 +130,8 @@ def test_experts_choose_by_the_place_of_their_tokens(parts):
     torch.testing.assert_close(train(parts), train(1), rtol=1e-7, atol=1e-9)
 
 
-def test_what_is_chosen_of_heads_and_ids():
-    x = torch.arange(2 * 5 * 3.0).view(1, -1, 1)  # two sequences of five tokens with three heads
-    chosen = Choice(stride=2, start=1, length=5, width=3).of(x).view(2, 2, 3)
-    assert torch.equal(chosen, x.view(2, 5, 3)[:, 1::2])
-    assert torch.equal(
-        Choice(stride=2, start=0, length=5, width=3).of_flat(x.flatten()), x.view(2, 5, 3)[:, ::2].flatten()
-    )
+def test_what_is_chosen_of_vectors_and_ids():
+    x = torch.arange(2 * 5 * 3.0).view(1, 10, 3)  # two sequences of five tokens
+    choice = Choice(stride=2, start=1, length=5)
+    assert torch.equal(choice.of(x).view(2, 2, 3), x.view(2, 5, 3)[:, 1::2])
+    assert torch.equal(choice.of_flat(x[0, :, 0]), x.view(2, 5, 3)[:, 1::2, 0].flatten())

@@ -10,7 +10,7 @@ from ..preconditioners import CALIBRATED, Entry, find, modes, structures, users_
 from ..statistics.estimators import estimator_names
 from ..update import kernel_names
 from .base import OptimizerConfig
-from .knobs import Interval, checked, knob, knobs_of
+from .knobs import Interval, checked, knob, knobs_of, shown
 
 CONFIG_NAME = "adafisher_config.json"
 
@@ -98,9 +98,9 @@ class AdaFisherConfig(OptimizerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in self._without_effect():
-            chosen = f"mode={self.mode!r}, structure={self.structure!r}"
             raise ValueError(
-                f"{name}={getattr(self, name)} has no effect with {chosen}: it belongs to {users_of(name)}, leave it out"
+                f"{name}={shown(getattr(self, name), quoted=False)} has no effect with mode={self.mode!r}, "
+                f"structure={self.structure!r}: it belongs to {users_of(name)}, leave it out"
             )
 
     def resolved(self) -> AdaFisherConfig:

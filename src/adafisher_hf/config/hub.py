@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -24,10 +24,13 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from .knobs import shown
+
 # httpx's, or that of the library which huggingface_hub has put in its place.
 HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 
 REPO_ID = re.compile(r"[^\W_][\w.-]*/\w[\w.-]*")
+LONGEST_REPO_ID = 96
 LOG_IN = "log in (hf auth login, or HF_TOKEN in the environment)"
 
 
@@ -58,7 +61,7 @@ class Savable(Protocol):
 
 def split_revision(source: str) -> tuple[str, str | None]:
     """``USER/REPO@REVISION`` in two; what exists as a file or folder is left whole."""
-    if Path(source).exists():
+    if _is(Path(source).exists):
         return source, None
     place, _, revision = source.partition("@")
     return place, revision or None
@@ -77,14 +80,23 @@ def locate(place: str | os.PathLike, wanted: Wanted, *, subfolder: str = "", **o
         FileNotFoundError, PermissionError, ConnectionError: it cannot be had; the message says what to do.
     """
     path = Path(place)
-    file = path if path.is_file() else path / subfolder / wanted.file_name
-    if file.is_file():
+    file = path if _is(path.is_file) else path / subfolder / wanted.file_name
+    if _is(file.is_file):
         return file
-    if path.is_dir() or not (isinstance(place, str) and REPO_ID.fullmatch(place)):
+    if _is(path.is_dir) or not (isinstance(place, str) and REPO_ID.fullmatch(place) and len(place) <= LONGEST_REPO_ID):
         raise FileNotFoundError(
-            f"no {wanted.title} at {str(file)!r}: give a folder that holds {wanted.a_file}, or USER/REPO on the Hub"
+            f"no {wanted.title} at {shown(str(file))}: give a folder that holds {wanted.a_file}, "
+            "or USER/REPO on the Hub"
         )
     return _download(str(place), wanted, subfolder=subfolder or None, **options)
+
+
+def _is(what: Callable[[], bool]) -> bool:
+    """No also where the system cannot be asked: a name that is too long, or with a letter that no file can have."""
+    try:
+        return what()
+    except (OSError, ValueError):
+        return False
 
 
 def push(savable: Savable, repo_id: str, **options: Any) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-
 LONGEST = 80  # characters of a value that a message shows
+MOST_BITS = 1024  # of an integer; Python itself cannot write those of 14,300
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def checked(cls: type, name: str, value: Any) -> Any:
             value = expected[0](value)
         except OverflowError:  # an integer that is too large for a float
             raise ValueError(complaint) from None
-    if value not in allowed_of(cls, name):
+    if value not in allowed_of(cls, name) or (isinstance(value, int) and value.bit_length() > MOST_BITS):
         raise ValueError(complaint)
     return value
 

@@ -36,11 +36,13 @@ def _split(text: str) -> dict[str, str]:
         written.pop()  # nothing at all, or a comma at the end as Python allows it
     for pair in written:
         if not pair.strip():
-            raise ValueError(f"optim_args {shown(text)} has nothing between two commas, or before the first: remove one")
+            where = "has nothing between two commas, or before the first"
+            raise ValueError(f"optim_args {shown(text)} {where}: remove one")
         key, equals, value = (part.strip() for part in pair.partition("="))
         # A path may hold a "=" itself, a number may not.
         if not (key and equals and value) or ("=" in value and key != "config"):
-            raise ValueError(f"malformed optim_args pair {shown(pair.strip())}: write key=value, with commas between pairs")
+            found = shown(pair.strip())
+            raise ValueError(f"malformed optim_args pair {found}: write key=value, with commas between pairs")
         if key in pairs:
             raise ValueError(f"optim_args key {shown(key)} is given twice")
         pairs[key] = value

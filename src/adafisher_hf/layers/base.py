@@ -110,13 +110,13 @@ class LayerKind:
         """The leading dimensions that count tokens, to be compared with an attention mask; None: never masked."""
         return output.shape[:-1]
 
-    def sequence(self, module: Any, args: tuple, output: Tensor) -> tuple[int, int] | None:
-        """How many tokens follow one another in a sequence, and how many vectors each of them has (heads).
+    def sequence(self, module: Any, args: tuple, output: Tensor) -> int | None:
+        """How many tokens follow one another in a sequence; None: nobody knows, and every token is measured.
 
-        None: there are no sequences, and every token counts: those that stand for whole examples are few.
+        Tokens that stand for whole examples are few, and those with heads could be (batch, heads, tokens).
         """
         shape = self.token_shape(module, args, output)
-        return None if shape is None or len(shape) < 2 else (shape[1], shape[2:].numel())
+        return None if shape is None or len(shape) != 2 else shape[1]
 
     def input_key(self, module: Any) -> Hashable:
         """Everything that h depends on beside the layer's input: where two layers have the same key and the same input,

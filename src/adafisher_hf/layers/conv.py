@@ -31,8 +31,8 @@ class ConvKind(LayerKind):
     def token_shape(self, module: Any, args: tuple, output: Tensor) -> torch.Size | None:
         return None
 
-    def sequence(self, module: Any, args: tuple, output: Tensor) -> tuple[int, int] | None:
-        return output.shape[-(module.weight.dim() - 2) :].numel(), 1  # the positions of an example
+    def sequence(self, module: Any, args: tuple, output: Tensor) -> int | None:
+        return output.shape[-(module.weight.dim() - 2) :].numel()  # the positions of an example
 
     def input_key(self, module: Any) -> Hashable:
         sizes = module.kernel_size, module.stride, module.padding, module.dilation

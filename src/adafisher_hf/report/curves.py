@@ -55,7 +55,8 @@ def draw_spread(run: Run, theme: Theme, top: float) -> Figure:
         known = [[value for value in values if not math.isnan(value)] or [math.nan] for values in at_step]
         means = [sum(values) / len(values) for values in known]
         marker = "o" if len(steps) < 4 else None
-        axes.plot(steps, means, color=theme.color(i), linewidth=1.8, marker=marker, label=f"{plain(kind)} ({len(names)})")
+        label = f"{plain(kind)} ({len(names)})"
+        axes.plot(steps, means, color=theme.color(i), linewidth=1.8, marker=marker, label=label)
         if len(names) > 1:
             low, high = [min(values) for values in known], [max(values) for values in known]
             axes.fill_between(steps, low, high, color=theme.color(i), alpha=0.16, linewidth=0)

@@ -48,7 +48,7 @@ LONGEST = 50  # characters
 
 
 def plain(text: str) -> str:
-    """A name as matplotlib shows it letter by letter: no formula, on one line, and not longer than a picture is wide."""
+    """A name as matplotlib shows it letter by letter: no formula, on one line, not longer than a picture is wide."""
     line = "".join(letter if letter.isprintable() else " " for letter in text)
     if len(line) > LONGEST:
         line = f"{line[: LONGEST // 2]}…{line[-LONGEST // 2 :]}"

@@ -18,28 +18,25 @@ class Choice(NamedTuple):
         stride: 1: all of them.
         start: from one refresh to the next it moves by one.
         length: of a sequence, in tokens; padding counts.
-        width: how many vectors a token has (heads).
     """
 
     stride: int = 1
     start: int = 0
     length: int = 1
-    width: int = 1
 
     def of(self, tokens: Tokens) -> Tokens:
-        """Those of (stack, sequences · length · width, features), or of ids in that order."""
+        """Those of (stack, sequences · length, features), or of ids in that order."""
         if isinstance(tokens, OneHot):
             return OneHot(self.of_flat(tokens.ids), tokens.size)
         if self.stride == 1:
             return tokens
-        places = tokens.unflatten(1, (-1, self.length, self.width))
-        return places[:, :, self.start :: self.stride].flatten(1, 3)
+        return tokens.unflatten(1, (-1, self.length))[:, :, self.start :: self.stride].flatten(1, 2)
 
     def of_flat(self, x: Tensor) -> Tensor:
-        """Those of (sequences · length · width,)."""
+        """Those of (sequences · length,)."""
         if self.stride == 1:
             return x
-        return x.view(-1, self.length, self.width)[:, self.start :: self.stride].flatten()
+        return x.view(-1, self.length)[:, self.start :: self.stride].flatten()
 
 
 def automatic_stride(tokens: int, longest: int) -> int:

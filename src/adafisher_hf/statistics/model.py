@@ -200,8 +200,8 @@ class ModelStatistics:
         for name, parameter in named:
             if parameter.grad is not None and id(parameter) not in held:
                 raise ValueError(
-                    f"nothing to update: {name!r} has a gradient and is not among the optimizer's parameters, which have "
-                    "none. Were adapters added after the optimizer was made (get_peft_model)? Make it afterwards, or "
+                    f"nothing to update: {name!r} has a gradient and is not among the optimizer's parameters, which "
+                    "have none. Were adapters added after the optimizer was made (get_peft_model)? Make it afterwards, or "
                     "call add_param_group"
                 )
 

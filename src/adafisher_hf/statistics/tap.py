@@ -183,10 +183,10 @@ class Tap:
 
     def choice(self, module: nn.Module, args: tuple, output: Tensor, tokens: int) -> Choice:
         """Which of so many tokens are measured."""
-        length, width = self.kind.sequence(module, args, output) or (1, 1)
-        if length == 1 or tokens % (length * width):
+        length = self.kind.sequence(module, args, output) or 1
+        if length == 1 or tokens % length:
             return Choice()
-        return Choice(self.stride, self.gate.turn % self.stride, length, width)
+        return Choice(self.stride, self.gate.turn % self.stride, length)
 
     @torch.no_grad()
     def measure(self, module: nn.Module, args: tuple, output: Tensor, mask: Tensor | None = None) -> Measured | None:
