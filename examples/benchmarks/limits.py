@@ -37,7 +37,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "GPT-2": lambda: t.GPT2LMHeadModel(t.GPT2Config(**SHARED, n_embd=32, n_head=4, n_layer=2)),
     "BERT": lambda: t.BertForMaskedLM(t.BertConfig(**SHARED, **WIDTH)),
     "DeBERTa v2": lambda: t.DebertaV2ForMaskedLM(
-        t.DebertaV2Config(**SHARED, **WIDTH, relative_attention=True, pos_att_type=["c2p", "p2c"], share_att_key=False)
+        t.DebertaV2Config(**SHARED, **WIDTH, relative_attention=True, pos_att_type=["c2p", "p2c"])
     ),
     "T5": lambda: t.T5ForConditionalGeneration(t.T5Config(**SHARED, **T5)),
     "BART": lambda: t.BartForConditionalGeneration(t.BartConfig(**SHARED, **BART)),

@@ -201,8 +201,8 @@ class ModelStatistics:
             if parameter.grad is not None and id(parameter) not in held:
                 raise ValueError(
                     f"nothing to update: {name!r} has a gradient and is not among the optimizer's parameters, which "
-                    "have none. Were adapters added after the optimizer was made (get_peft_model)? Make it afterwards, or "
-                    "call add_param_group"
+                    "have none. Were adapters added after the optimizer was made (get_peft_model)? Make it afterwards, "
+                    "or call add_param_group"
                 )
 
     def warn_of_head_without_forward(self) -> None:
