@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from torch import nn
 
-from ..compat import is_param_wrapper
 from ..statistics.model import Block
 from ..statistics.owners import Owner, find_owners, kind_of
 
@@ -36,9 +35,9 @@ def coverage(model: nn.Module) -> list[CoverageRow]:
     A module with a kind whose forward pass never runs still falls back to its gradient: except for peft's adapters of
     single parameters, that is only seen in training.
     """
-    owners, silent = find_owners(model), _silent(model)
+    owners = find_owners(model)
     return [
-        _row(name, parameter.shape, owners[id(parameter)], silent)
+        _row(name, parameter.shape, owners[id(parameter)])
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     ]
@@ -48,9 +47,8 @@ def coverage_of_blocks(model: nn.Module | None, blocks: Iterable[Block]) -> list
     """The same for the parameters that an optimizer holds, in the order of the model."""
     names = [] if model is None else [name for name, _ in model.named_parameters()]
     order = {name: i for i, name in enumerate(names)}
-    silent = set() if model is None else _silent(model)
     return [
-        _row(block.name, block.parameter.shape, block.owners, silent)
+        _row(block.name, block.parameter.shape, block.owners)
         for block in sorted(blocks, key=lambda block: order.get(block.name, len(order)))
     ]
 
@@ -68,13 +66,5 @@ def summarize(rows: Iterable[CoverageRow]) -> list[KindShare]:
     return sorted(shares, key=lambda share: -share.numbers)
 
 
-def _row(name: str, shape: Iterable[int], owners: list[Owner], silent: set[int]) -> CoverageRow:
-    heard = [owner for owner in owners if id(owner.module) not in silent]
-    return CoverageRow(name, tuple(shape), kind_of(heard), tuple(owner.module_name for owner in owners))
-
-
-def _silent(model: nn.Module) -> set[int]:
-    """The modules, by ``id``, whose weights are read by others, so that their own forward pass never runs."""
-    wrappers = [module for module in model.modules() if is_param_wrapper(module)]
-    sides = [side for wrapper in wrappers for side in (wrapper.lora_A, wrapper.lora_B)]
-    return {id(module) for side in sides if isinstance(side, nn.Module) for module in side.modules()}
+def _row(name: str, shape: Iterable[int], owners: list[Owner]) -> CoverageRow:
+    return CoverageRow(name, tuple(shape), kind_of(owners), tuple(owner.module_name for owner in owners))

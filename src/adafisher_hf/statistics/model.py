@@ -216,8 +216,7 @@ class ModelStatistics:
         logger.warning(
             "%s did not run, but got a gradient: a fused loss (Liger's, TRL's) computes it where no hook can see "
             "it. A tied embedding then has the curvature of its look-ups alone, an untied head that of "
-            "its gradient. For the full statistics turn the fused loss off where that can be done "
-            "(use_liger_kernel=False).",
+            "its gradient. Liger's can be turned off (use_liger_kernel=False), TRL's SFT loss cannot.",
             next(name for name, module in model.named_modules() if module is head),
         )
 

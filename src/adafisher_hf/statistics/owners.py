@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
-from ..compat import parameters_of
+from ..compat import is_param_wrapper, parameters_of
 from ..layers import KINDS, LayerKind, Layout
 
 
@@ -28,14 +28,23 @@ class Owner(NamedTuple):
 def find_owners(model: nn.Module, kinds: Iterable[LayerKind] = KINDS) -> dict[int, list[Owner]]:
     """The owners of every parameter, by ``id(parameter)``; a tied weight has several."""
     owners: dict[int, list[Owner]] = {}
+    silent = _silent(model)
     for module_name, module in model.named_modules():
-        kind = next((kind for kind in kinds if kind.matches(module)), None)
+        known = () if id(module) in silent else kinds  # the A and B of a single parameter never run
+        kind = next((kind for kind in known if kind.matches(module)), None)
         for attribute, parameter in parameters_of(module).items():
             if parameter is not None:
                 layout = kind.layout(module, attribute) if kind else None
                 owner = Owner(module_name, module, attribute, kind if layout else None, layout)
                 owners.setdefault(id(parameter), []).append(owner)
     return owners
+
+
+def _silent(model: nn.Module) -> set[int]:
+    """The modules, by ``id``, whose weights are read by others, so that their own forward pass never runs."""
+    wrappers: list[Any] = [module for module in model.modules() if is_param_wrapper(module)]
+    sides = [side for wrapper in wrappers for side in (wrapper.lora_A, wrapper.lora_B)]
+    return {id(module) for side in sides if isinstance(side, nn.Module) for module in side.modules()}
 
 
 def kind_of(owners: Iterable[Owner]) -> str:
