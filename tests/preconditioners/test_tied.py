@@ -119,3 +119,14 @@ def test_a_loaded_state_takes_effect_at_once():
     assert not torch.allclose(source, target)
     optimizers[1].load_state_dict(optimizers[0].state_dict())
     assert torch.equal(optimizers[1].curvature(layers[1].weight), source)
+
+
+def test_groups_of_a_convolution_enter_the_averages_with_mean_one():
+    """mean(F) over all groups is no product of means, and a refresh must not weigh more for its groups' imbalance."""
+    torch.manual_seed(0)
+    layout, state = Layout((2, 3, 5)), {}
+    sums = Sums(torch.rand(2, 5).double(), torch.rand(2, 3).double() * torch.tensor([[1.0], [50.0]]), count(range(9)))
+    Diagonal().init(state, [layout], torch.empty(0, dtype=torch.float64))
+    Diagonal().refresh(state, [Use(sums, layout)], 0.0)
+    mean = (state["row_factor_0"][..., None] * state["col_factor_0"][:, None]).mean()
+    torch.testing.assert_close(mean, torch.ones_like(mean), rtol=1e-12, atol=0.0)
