@@ -133,3 +133,82 @@ def test_function_transforms_between_backward_and_step_are_not_seen():
         assert torch.equal(tap.sums.output, sums)
     optimizer.step()
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+class ByHand(nn.Module):
+    """A layer whose forward never runs, so that its hooks see nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.raw = nn.Linear(4, 3), nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x):
+        return nn.functional.linear(x @ self.raw, self.layer.weight, self.layer.bias)
+
+
+def test_a_model_that_no_hook_sees_refreshes_from_its_gradients_every_time(caplog):
+    model = ByHand()
+    optimizer = AdaFisherW(model)
+    weights = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(5, 4)).square().sum().backward()
+        with caplog.at_level(logging.WARNING):
+            optimizer.step()
+        weights.append(optimizer.state[model.layer.weight]["factor_weight_0"].item())
+    assert weights[0] < weights[1] < weights[2]
+    assert sum("no layer was measured" in record.message for record in caplog.records) == 1
+
+
+def test_parameters_without_a_layer_refresh_when_all_layers_are_frozen():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.raw = nn.Linear(4, 3), nn.Parameter(torch.randn(4, 4))
+
+        def forward(self, x):
+            return self.layer(x @ self.raw)
+
+    model = Model()
+    optimizer = AdaFisherW(model)
+    weights = []
+    for step in range(4):
+        optimizer.zero_grad()
+        model.layer.requires_grad_(step < 2)
+        model(torch.randn(5, 4)).square().sum().backward()
+        optimizer.step()
+        weights.append(optimizer.state[model.raw]["factor_weight_0"].item())
+    assert weights == sorted(set(weights))
+
+
+def test_a_step_of_another_optimizers_parameters_changes_nothing():
+    model = tiny()
+    mine, others = [model.up.weight], [model.down.weight]
+    optimizer = AdaFisherW(mine, model=model)
+    next_token_loss(model, tiny_batches(1)[0]).backward()
+    optimizer.step()
+    before = model.up.weight.detach().clone()
+    model.zero_grad()
+    others[0].grad = torch.ones_like(others[0])
+    optimizer.step()
+    assert torch.equal(model.up.weight, before)
+
+
+def test_a_resumed_run_knows_the_tokens_of_what_was_unfrozen_late():
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 3)
+    layer.bias.requires_grad_(False)
+    optimizer = AdaFisherW(layer.parameters(), model=layer, structure="kronecker")
+
+    def step():
+        optimizer.zero_grad()
+        layer(torch.randn(3, 8, 4)).square().sum().backward()
+        optimizer.step()
+
+    step()
+    layer.bias.requires_grad_(True)
+    step()
+    (tap,) = optimizer._statistics.taps
+    assert tap.expected == 24
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert tap.expected == 24

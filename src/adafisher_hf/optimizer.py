@@ -217,6 +217,7 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         restore_dtypes(self.state, self.param_groups, state_dict)
         self.state_was_written()
         self._statistics.clear()
+        self._statistics.has_measured |= self.param_groups[0]["step"] > 0
         self._open_gate()
 
     def skip_step(self) -> None:
@@ -227,6 +228,7 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         if self._statistics.gate.active and not self._statistics.closed:
             self._statistics.clear()
             self._statistics.reduce()
+            self._statistics.has_news()  # as the others ask
             if self._statistics.count_tokens():
                 keep_token_counts(self.state, self._statistics)
             self._statistics.clear()

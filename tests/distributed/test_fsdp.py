@@ -11,6 +11,7 @@ from torch.distributed.fsdp import fully_shard
 from adafisher_hf import AdaFisher, AdaFisherW
 from adafisher_hf.ranks import local
 from adafisher_hf.statistics.reduce import message_length
+from adafisher_hf.update import batch
 from benchmarks.scaling import state_bytes
 from tests.distributed.ranks import run_ranks
 from tests.models import Tiny, next_token_loss, tiny_batches
@@ -93,6 +94,7 @@ def on_ranks(rank, count):
         results["bytes"][name] = local_bytes(optimizer)
     model, knobs = build({})
     shard(model)
+    results["small buckets"] = small_buckets(mine)
     results["accumulated"] = weights(train(model, make_optimizer(model, knobs), mine, micro_batches=2)[0])
     if count == 4:
         for name in ("diagonal", "kronecker"):
@@ -139,6 +141,17 @@ def local_bytes(optimizer):
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
+def small_buckets(mine):
+    """Many buckets, of blocks whose rows do not divide by the ranks: each may be a message, so all cut alike."""
+    original, batch.BUCKET_NUMBERS = batch.BUCKET_NUMBERS, 40
+    try:
+        model, knobs = build(SETTINGS["kronecker"])
+        shard(model)
+        return weights(train(model, make_optimizer(model, knobs), mine)[0])
+    finally:
+        batch.BUCKET_NUMBERS = original
+
+
 def count_messages(mine):
     """Sizes of the all-reduces of ``step`` alone, step by step; and what a refresh and an update send."""
     sizes, original = [], torch.distributed.all_reduce
@@ -174,7 +187,7 @@ def test_sharded_ranks_follow_the_single_process(count):
         assert ranks[0].pop("skipped") == [(True, True)] * 2
         assert [ranks[0].pop("first step"), ranks[1]["first step"]] == [1, 1]
     for name in ranks[0]:
-        model, knobs = build(SETTINGS.get(name.removeprefix("HSDP "), {}))
+        model, knobs = build(SETTINGS.get(name.removeprefix("HSDP ").replace("small buckets", "kronecker"), {}))
         optimizer = make_optimizer(model, knobs)
         alone = weights(train(model, optimizer, parts_of=lambda ids: ids)[0])
         if name in stored:

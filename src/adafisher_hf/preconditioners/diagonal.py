@@ -143,7 +143,8 @@ def _shared(uses: list[tuple[State, int, _NormalisedUse]]) -> list[_NormalisedUs
         row = torch.where(_like(known, use.row), use.row, 0.0) * _like(share, use.row)
         # Its columns say nothing: their average stays as it is.
         weight, col = state[f"factor_weight_{k}"], state[f"col_factor_{k}"]
-        average = torch.where(_like(weight, col) > 0, col / _like(weight, col), 1.0)
+        flat = torch.eye(col.shape[-1], dtype=col.dtype, device=col.device) if col.dim() == 3 else 1.0
+        average = torch.where(_like(weight, col) > 0, col / _like(weight, col), flat)
         found.append(_NormalisedUse(row, torch.where(_like(known, col), use.col, average), use.log_mean))
     return found
 

@@ -75,7 +75,8 @@ class ExpertTap(Tap):
         weights, length = like.new_ones(count), self.gate.sequence
         if length is not None and count % length == 0:
             places = torch.arange(count, device=like.device) % length
-            weights = ((places % self.stride) == self.gate.turn % self.stride) * (weights * self.stride)
+            stride = min(self.stride, length)
+            weights = ((places % stride) == self.gate.turn % stride) * (weights * stride)
         mask = self.gate.padding.flat_mask(self.mask_name, count)
         return weights if mask is None else weights * mask.to(weights)
 

@@ -123,7 +123,8 @@ class ModelStatistics:
     def __post_init__(self) -> None:
         self._taps: dict[int | tuple[int, str], Tap] = {}
         self._blocks: list[Block] = []
-        self._ever_fired = False
+        self.has_measured = False  # any backward pass at all, of this run or of the one that it goes on with
+        self._silence_was_told = False
         self.gate = Gate(Padding(), stride=self.stride)
         self._finalizer = weakref.finalize(self, _remove, self.handles)
         if self.model is None:
@@ -176,25 +177,32 @@ class ModelStatistics:
         reduce_over_ranks(list(self._taps.values()), dtype, parameters[0].device, self.ranks)
 
     def has_news(self) -> bool:
-        """Whether there was a backward pass since the last refresh: a second ``step()`` finds the old gradients."""
+        """Whether there was a backward pass since the last refresh: a second ``step()`` finds the old gradients.
+
+        Where no tap can have seen one, because no parameter with a gradient has a tap, there may have been.
+        """
         fired = self.fired()
-        if not fired and not self._ever_fired and self._taps:
-            self._ever_fired = True  # said once
+        self.has_measured |= fired
+        trained = [block for block in self._blocks if block.parameter.grad is not None]
+        if fired or not any(block.taps for block in trained):
+            return True
+        if not self.has_measured and not self._silence_was_told:
+            self._silence_was_told = True
             logger.warning(
                 "no layer was measured although there are gradients: every parameter uses its gradient alone. Was the "
                 "model compiled and run before the optimizer was made, or does a copy of it run? Make the optimizer "
                 "first, of the model that is trained"
             )
-            return True
-        self._ever_fired |= fired
-        return fired or not self._taps
+        return not self.has_measured
 
     def refuse_foreign_gradients(self) -> None:
-        """Refuses a step in which none of the blocks has a gradient, but other parameters of the model have.
+        """Refuses a step if all parameters of the optimizer are frozen, and others of the model have gradients.
 
         Raises:
             ValueError: it names one of them.
         """
+        if any(block.parameter.requires_grad for block in self._blocks):
+            return  # another optimizer's turn
         held = {id(block.parameter) for block in self._blocks}
         named = [] if self.model is None else self.model.named_parameters()
         for name, parameter in named:
@@ -233,7 +241,7 @@ class ModelStatistics:
             return False
         counts = torch.stack([tap.sums.tokens.mean().float() for tap in new if tap.sums is not None]).tolist()
         for tap, count in zip(new, counts, strict=True):
-            tap.expected = int(count)
+            tap.expected = int(count) or None
         return True
 
     def clear(self) -> None:

@@ -186,7 +186,8 @@ class Tap:
         length = self.kind.sequence(module, args, output) or 1
         if length == 1 or tokens % length:
             return Choice()
-        return Choice(self.stride, self.gate.turn % self.stride, length)
+        stride = min(self.stride, length)
+        return Choice(stride, self.gate.turn % stride, length)
 
     @torch.no_grad()
     def measure(self, module: nn.Module, args: tuple, output: Tensor, mask: Tensor | None = None) -> Measured | None:

@@ -104,14 +104,19 @@ class Batch:
         self.sizes += shard.sizes()
         return weights
 
-    def buckets(self) -> Iterator[slice]:
-        """Which blocks are updated together."""
+    def buckets(self, ranks: int = 1) -> Iterator[slice]:
+        """Which blocks are updated together: the same on every rank, for each bucket may be a message.
+
+        Args:
+            ranks: over which the parameters are split.
+        """
         start, numbers = 0, 0
-        for i, param in enumerate(self.params):
-            if i > start and numbers + param.numel() > BUCKET_NUMBERS:
+        for i, (size, shard) in enumerate(zip(self.sizes, self.shards, strict=True)):
+            held = -(-size // ranks) if shard is None else size  # what is gathered is here as a whole
+            if i > start and numbers + held > BUCKET_NUMBERS:
                 yield slice(start, i)
                 start, numbers = i, 0
-            numbers += param.numel()
+            numbers += held
         if self.params:
             yield slice(start, len(self.params))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from ..ranks import sum_over_ranks
@@ -47,23 +48,26 @@ def _step(batch: Batch, scalars: Scalars, hyper: Hyper, kernel: Any) -> Tensor:
 def _step_split(
     batches: dict[Key, Batch], scalars: dict[Key, Scalars], hypers: dict[Key, Hyper], kernel: Any
 ) -> Lengths:
-    advanced = {key: _advance(batch, scalars[key], hypers[key], kernel) for key, batch in batches.items()}
+    buckets = {key: list(batch.buckets(dist.get_world_size(key.ranks))) for key, batch in batches.items()}
+    advanced = {key: _advance(batch, buckets[key], scalars[key], hypers[key], kernel) for key, batch in batches.items()}
     messages = [(norms.square().flatten(), key.ranks) for key, (_, norms) in advanced.items()]
     lengths = {}
     for total, (key, (gathered, _)) in zip(sum_over_ranks(messages), advanced.items(), strict=True):
         scale = finish(scalars[key], hypers[key], total.view(2, -1).sqrt())
-        for bucket in batches[key].buckets():
+        for bucket in buckets[key]:
             part = batches[key][bucket]
             kernel.apply(part, _quotients(part, gathered, bucket, scale.factor.dtype), scale[bucket], hypers[key])
         lengths[key] = scale.length
     return lengths
 
 
-def _advance(batch: Batch, scalars: Scalars, hyper: Hyper, kernel: Any) -> tuple[dict[int, Tensor], Tensor]:
+def _advance(
+    batch: Batch, buckets: list[slice], scalars: Scalars, hyper: Hyper, kernel: Any
+) -> tuple[dict[int, Tensor], Tensor]:
     """Quotients that were gathered, by the index of their block, and the norms of all."""
     gathered: dict[int, Tensor] = {}
     norms = []
-    for bucket in batch.buckets():
+    for bucket in buckets:
         part = batch[bucket]
         quotients, some = kernel.advance(part, scalars[bucket], hyper)
         norms.append(some)
