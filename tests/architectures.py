@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -24,19 +25,19 @@ Case = tuple[Callable[[], nn.Module], dict[str, torch.Tensor]]
 
 
 def _lm(config: Any) -> Case:
-    return lambda: t.AutoModelForCausalLM.from_config(config), IDS
+    return lambda: t.AutoModelForCausalLM.from_config(copy.deepcopy(config)), IDS
 
 
 def _classifier(config: Any) -> Case:
-    return lambda: t.AutoModelForSequenceClassification.from_config(config), CLASSES
+    return lambda: t.AutoModelForSequenceClassification.from_config(copy.deepcopy(config)), CLASSES
 
 
 def _masked(config: Any) -> Case:
-    return lambda: t.AutoModelForMaskedLM.from_config(config), IDS
+    return lambda: t.AutoModelForMaskedLM.from_config(copy.deepcopy(config)), IDS
 
 
 def _images(config: Any) -> Case:
-    return lambda: t.AutoModelForImageClassification.from_config(config), IMAGES
+    return lambda: t.AutoModelForImageClassification.from_config(copy.deepcopy(config)), IMAGES
 
 
 def _clip() -> Case:
@@ -44,7 +45,7 @@ def _clip() -> Case:
     vision = dict(VISION, patch_size=16, num_hidden_layers=1)
     config = t.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
     batch = {"input_ids": IDS["input_ids"], "pixel_values": IMAGES["pixel_values"], "return_loss": True}
-    return lambda: t.CLIPModel(config), batch  # type: ignore[return-value]
+    return lambda: t.CLIPModel(copy.deepcopy(config)), batch  # type: ignore[return-value]
 
 
 def _whisper() -> Case:
@@ -54,7 +55,7 @@ def _whisper() -> Case:
         max_target_positions=16, pad_token_id=0, bos_token_id=1, eos_token_id=1, decoder_start_token_id=1,
     )  # fmt: skip
     batch = {"input_features": torch.linspace(-1, 1, 2 * 8 * 20).view(2, 8, 20).sin(), "labels": IDS["labels"]}
-    return lambda: t.WhisperForConditionalGeneration(config), batch
+    return lambda: t.WhisperForConditionalGeneration(copy.deepcopy(config)), batch
 
 
 def _wav2vec2() -> Case:
@@ -64,14 +65,14 @@ def _wav2vec2() -> Case:
         num_conv_pos_embedding_groups=2, classifier_proj_size=8, apply_spec_augment=False,
     )  # fmt: skip
     batch = {"input_values": torch.linspace(0, 50, 2 * 200).view(2, 200).sin(), "labels": CLASSES["labels"]}
-    return lambda: t.Wav2Vec2ForSequenceClassification(config), batch
+    return lambda: t.Wav2Vec2ForSequenceClassification(copy.deepcopy(config)), batch
 
 
 def _t5() -> Case:
     config = t.T5Config(
         vocab_size=32, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, decoder_start_token_id=0, pad_token_id=0
     )  # fmt: skip
-    return lambda: t.T5ForConditionalGeneration(config), SEQ2SEQ
+    return lambda: t.T5ForConditionalGeneration(copy.deepcopy(config)), SEQ2SEQ
 
 
 def _bart() -> Case:
@@ -80,7 +81,7 @@ def _bart() -> Case:
         decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=32, pad_token_id=0,
         bos_token_id=1, eos_token_id=1, decoder_start_token_id=1, forced_eos_token_id=1,
     )  # fmt: skip
-    return lambda: t.BartForConditionalGeneration(config), SEQ2SEQ
+    return lambda: t.BartForConditionalGeneration(copy.deepcopy(config)), SEQ2SEQ
 
 
 CASES: dict[str, Case] = {
@@ -121,7 +122,7 @@ CASES: dict[str, Case] = {
 
 
 def build(name: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
-    """A fresh model, always the same, and its batch."""
+    """A fresh model, always the same, and its batch. Its config is its own: a test may choose another experts' pass."""
     make, batch = CASES[name]
     torch.manual_seed(0)
     return make(), batch
