@@ -73,7 +73,7 @@ def test_every_parameter_has_a_block_or_a_named_fallback(name):
     assert {row.kind: round(100 * row.share) for row in summarize(rows)} == SHARES[name]
 
 
-@pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
+@pytest.mark.parametrize("structure", ["diagonal", "kronecker", "orthogonal"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_step_moves_every_parameter_that_has_a_gradient(name, structure):
     model, batch = build(name)

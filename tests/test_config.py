@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from adafisher_hf import AdaFisherW
 from adafisher_hf.config import Interval, OptimizerConfig, knob
 from adafisher_hf.config.adafisher import CONFIG_NAME, AdaFisherConfig
-from adafisher_hf.config.knobs import allowed_of, help_of
+from adafisher_hf.config.knobs import Text, allowed_of, help_of
 from adafisher_hf.preconditioners import PRECONDITIONERS, find, modes, structures
 
 KNOBS = {knob.name: knob for knob in dataclasses.fields(AdaFisherConfig)}
@@ -26,9 +26,11 @@ KNOBS = {knob.name: knob for knob in dataclasses.fields(AdaFisherConfig)}
 
 def _values(knob):
     allowed = allowed_of(AdaFisherConfig, knob.name)
-    if not isinstance(allowed, Interval):
-        return st.sampled_from(allowed)
-    if "int" in knob.type:
+    if isinstance(allowed, Text):
+        values = st.sampled_from(["*.k_proj.*", "a|b*", "[ab].c?", "0"])
+    elif not isinstance(allowed, Interval):
+        values = st.sampled_from(allowed)
+    elif "int" in knob.type:
         values = st.integers(allowed.low, 10**9)
     else:
         high = None if allowed.high == math.inf else allowed.high
@@ -54,7 +56,7 @@ def without_vain(knobs):
 
 def test_defaults():
     config = AdaFisherConfig()
-    assert (config.beta, config.mode, config.beta2, config.update_interval) == (0.9, "calibrated", 0.95, 10)
+    assert (config.beta, config.mode, config.beta2, config.update_interval) == (None, "calibrated", 0.95, 10)
     assert (config.damping, config.gamma, config.update_warmup) == (None, None, None)
     assert (config.structure, config.kernel) == ("diagonal", "auto")
 
@@ -66,12 +68,14 @@ def test_defaults():
 def test_resolved_fills_in_the_defaults_of_the_mode(mode, expected):
     config = AdaFisherConfig(mode=mode).resolved()
     assert (config.damping, config.gamma, config.update_warmup) == expected
+    assert (config.beta, config.nesterov) == (0.9, False)
     assert config.resolved() == config
 
 
 @pytest.mark.parametrize("mode", modes())
 def test_resolved_keeps_what_was_set(mode):
-    config = AdaFisherConfig(mode=mode, damping=0.5, gamma=0.25, update_warmup=3, token_stride=1)
+    chosen = dict(beta=0.5, nesterov=True, damping=0.5, gamma=0.25, update_warmup=3, token_stride=1, vocabulary_lr=2.0)
+    config = AdaFisherConfig(mode=mode, **chosen)
     assert config.resolved() == config
 
 
@@ -139,7 +143,11 @@ def test_optim_args_with_spaces_and_none():
         ("damping=inf", "damping must be a number > 0"),
         ("damping=0", "damping must be a number > 0"),
         ("beta=high", "beta must be a number"),
-        ("beta=none", "beta must be a number"),
+        ("beta2=none", "beta2 must be a number"),
+        ("orthogonal_exclude=  ,beta=0.5", "malformed optim_args pair"),
+        ("iteration=cubic", "iteration must be one of 'newton_schulz', 'polar_express', got 'cubic'"),
+        ("nesterov=1", "nesterov must be one of True, False, or none, got '1'"),
+        ("vocabulary_lr=0", "vocabulary_lr must be a number > 0, or none, got '0'"),
         ("beta=True", "beta must be a number"),
         ("update_interval=0", "update_interval must be an integer >= 1"),
         ("update_interval=2.5", "update_interval must be an integer >= 1"),
@@ -186,7 +194,7 @@ def test_direct_construction_checks_ranges(knobs):
     "knobs",
     [
         {"gamma": "0.9"},
-        {"beta": None},
+        {"beta2": None},
         {"beta": True},
         {"update_interval": 2.0},
         {"update_interval": True},
@@ -233,8 +241,10 @@ def test_another_mode_than_the_saved_one_takes_its_own_defaults(tmp_path):
 # Options without effect
 
 IN_VAIN = [
-    ("max_factor_dim", 64, {}, "structure='kronecker', leave it out"),
-    ("basis_interval", 5, {}, "structure='kronecker', leave it out"),
+    ("max_factor_dim", 64, {}, "structure='kronecker' or structure='orthogonal', leave it out"),
+    ("basis_interval", 5, {}, "structure='kronecker' or structure='orthogonal', leave it out"),
+    ("narrow_side", False, {}, "structure='orthogonal', leave it out"),
+    ("orthogonal_exclude", "a", {"structure": "kronecker"}, "structure='orthogonal', leave it out"),
     ("second_moment", "rotated", {}, "structure='kronecker', leave it out"),
     ("second_moment", "rotated", {"mode": "paper"}, "structure='kronecker', leave it out"),
     ("beta2", 0.5, {"mode": "paper"}, "mode='calibrated', leave it out"),
@@ -245,7 +255,7 @@ IN_VAIN = [
 
 @pytest.mark.parametrize(("name", "value", "others", "message"), IN_VAIN)
 def test_an_option_without_effect_is_refused(name, value, others, message):
-    message = f"{name}={value} has no effect with mode=.*, structure='diagonal': it belongs to {message}"
+    message = f"{name}={value} has no effect with mode=.*, structure=.*: it belongs to {message}"
     model = torch.nn.Linear(2, 2)
     text = ",".join(f"{key}={value}" for key, value in {**others, name: value}.items())
     for make in (
@@ -444,7 +454,7 @@ def test_a_switch_is_no_number_and_a_number_no_switch():
         with pytest.raises(TypeError, match=f"{next(iter(knobs))} must be"):
             SomeConfig(**knobs)
     for text in ("ahead=1", "ahead=yes", "ahead=none", "maybe=1"):
-        with pytest.raises(ValueError, match="must be one of True, False, got"):
+        with pytest.raises(ValueError, match="must be one of True, False(, or none)?, got"):
             SomeConfig.from_optim_args(text)
     assert SomeConfig.from_optim_args("maybe=none").maybe is None
 

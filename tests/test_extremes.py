@@ -166,7 +166,7 @@ def test_memorising_for_3000_steps(setting):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
+@pytest.mark.parametrize("structure", ["diagonal", "kronecker", "orthogonal"])
 def test_bert_memorises_16_examples(structure):
     """What an independent review saw: NaN weights after 1020 and 1220 steps, with AdamW unharmed."""
     sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)

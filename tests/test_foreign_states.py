@@ -17,6 +17,7 @@ from tests.models import next_token_loss, tiny, tiny_batches
 STRUCTURES = {
     "diagonal": {},
     "kronecker": {"structure": "kronecker", "basis_interval": 2},
+    "orthogonal": {"structure": "orthogonal", "basis_interval": 2},
     "rotated": {"structure": "kronecker", "second_moment": "rotated"},
     "paper": {"mode": "paper"},
 }

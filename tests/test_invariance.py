@@ -16,6 +16,7 @@ STRUCTURES = {
     "kronecker": {"structure": "kronecker", "basis_interval": 2, "token_stride": 1},
     "rotated": {"structure": "kronecker", "basis_interval": 2, "second_moment": "rotated", "token_stride": 1},
     "automatic": {"structure": "kronecker", "basis_interval": 2},
+    "orthogonal": {"structure": "orthogonal", "basis_interval": 2},
     "strided": {"structure": "kronecker", "max_factor_dim": 8, "token_stride": 2},
 }
 every_structure = pytest.mark.parametrize("structure", STRUCTURES)

@@ -64,7 +64,7 @@ def is_tap(hook):
     return isinstance(getattr(hook, "__self__", None), Tap)
 
 
-@pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
+@pytest.mark.parametrize("structure", ["diagonal", "kronecker", "orthogonal"])
 @pytest.mark.parametrize("case", CASES)
 def test_an_adapter_trains_and_only_it_pays(case, structure):
     make, fallbacks = CASES[case]

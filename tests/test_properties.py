@@ -43,7 +43,8 @@ def networks(draw):
 def options(draw):
     """Knobs of the calibrated mode."""
     knobs = {
-        "structure": draw(st.sampled_from(["diagonal", "kronecker"])),
+        "structure": draw(st.sampled_from(["diagonal", "kronecker", "orthogonal"])),
+        "nesterov": draw(st.booleans()),
         "kernel": draw(st.sampled_from(["plain", "foreach"])),
         "beta": draw(st.floats(0, 0.99)),
         "beta2": draw(st.floats(0, 0.99)),

@@ -62,7 +62,7 @@ def test_compiling_survives_a_second_import():
     torch.testing.assert_close(trajectory("diagonal", prepare), trajectory("diagonal"), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
+@pytest.mark.parametrize("structure", ["diagonal", "kronecker", "orthogonal"])
 def test_compiled_without_a_break_and_never_again(structure):
     """Refreshing steps and others share one graph."""
     torch.compiler.reset()

@@ -187,6 +187,22 @@ def is_transformers_model(module: nn.Module) -> bool:
     return modeling is not None and isinstance(module, modeling.PreTrainedModel)
 
 
+def is_loaded(model: nn.Module) -> bool:
+    """Whether a model's weights were loaded, not drawn at random; yes where nobody knows: outside of transformers.
+
+    transformers 5.2 to 5.23. A model made from the config of another has its ``name_or_path`` too, but its parameters
+    have no mark; those that FSDP2 has split have none either.
+    """
+    inner: Any = next(filter(is_transformers_model, model.modules()), None)
+    if inner is None:
+        return True
+    return bool(inner.name_or_path) and any(_is_loaded(parameter) for parameter in model.parameters())
+
+
+def _is_loaded(parameter: Any) -> bool:
+    return hasattr(parameter, "_is_hf_initialized") or (DTensor is not None and isinstance(parameter, DTensor))
+
+
 def is_param_wrapper(module: nn.Module) -> bool:
     """Whether a module adapts one parameter of another (peft's ``target_parameters``): its A and B never run.
 
@@ -194,6 +210,12 @@ def is_param_wrapper(module: nn.Module) -> bool:
     """
     layer = sys.modules.get("peft.tuners.lora.layer")
     return isinstance(module, getattr(layer, "ParamWrapper", ()))
+
+
+def is_tuner_layer(module: nn.Module) -> bool:
+    """Whether a module adapts another, or takes its place (peft 0.21, public; as above)."""
+    utils = sys.modules.get("peft.tuners.tuners_utils")
+    return isinstance(module, getattr(utils, "BaseTunerLayer", ()))
 
 
 # Mixture-of-experts models; transformers 5.2 to 5.23. ---------------------------------------------------------------

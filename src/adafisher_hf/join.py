@@ -43,6 +43,11 @@ class JoinsUnevenly(Joinable):
         return _Shadow(self)
 
     @property
+    def joins(self) -> bool:
+        """Whether a Join is on: ranks may be without data."""
+        return bool(getattr(self._join_config, "enable", False))
+
+    @property
     def join_device(self) -> torch.device:
         return self.param_groups[0]["params"][0].device
 

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .compat import inverse_scale_of
+from .compat import inverse_scale_of, is_loaded
 from .config.adafisher import AdaFisherConfig
 from .config.groups import GROUP_KNOBS, check_group, follow_momentum, listed
 from .config.resume import written
@@ -86,8 +86,14 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         )
         self._directions = Directions(self._preconditioner)
         self._statistics = ModelStatistics(
-            model, self._preconditioner.wanted(), config.estimator, config.token_stride, process_group
+            model,
+            self._preconditioner.wanted(),
+            config.estimator,
+            config.token_stride,
+            process_group,
+            excluded=config.excluded(),
         )
+        self._pretrained = model is None or is_loaded(model)
         if model is not None:
             self._statistics.handles.append(model.register_forward_pre_hook(refuse_replica))
         self._trace_means: dict[int, Tensor | None] = {}  # of the last refresh, by id of the block: for the logs
@@ -188,7 +194,7 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
 
     def coverage_rows(self) -> list[CoverageRow]:
         """Which kind of curvature each of the optimizer's parameters has, in the order of the model."""
-        return coverage_of_blocks(self._statistics.model, self._statistics)
+        return coverage_of_blocks(self._statistics.model, self._statistics, self._preconditioner)
 
     def attach_scaler(self, scaler: Any | None) -> None:
         """Takes the handle of a GradScaler: paper and reference modes need δ without its loss scale."""
@@ -280,7 +286,9 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
             used = param.requires_grad or param.grad is not None
             if not self.state.get(param) and used and param.numel():
                 block = blocks[id(param)]
-                self.state[param] = initial_state(self.config, self._preconditioner, param, block, param.device)
+                self.state[param] = initial_state(
+                    self.config, self._preconditioner, param, block, param.device, self._pretrained
+                )
 
     def _is_dry_step(self) -> bool:
         """Distributed checkpoints call step() with zero gradients, before anything was trained, to make the state."""
@@ -327,7 +335,7 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         if self._preconditioner.observes:
             for param, grad in self._with_grad():
                 self._preconditioner.observe(self.state[param], blocks[id(param)].layouts[0], grad)
-        collected = collect(self.param_groups, blocks, self.state, self._directions)
+        collected = collect(self.param_groups, blocks, self.state, self._directions, self._copies())
         hypers = {key: self._hyper(self.param_groups[key.group]) for key in collected.batches}
         lengths = take_step(collected.batches, hypers, load_kernel(self.config.kernel))
         collected.write_back()
@@ -353,7 +361,14 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
 
     def _hyper(self, group: dict[str, Any]) -> Hyper:
         numbers = {name: group[name] for name in ("lr", "beta", "beta2", "weight_decay")}
-        return Hyper(**numbers, decoupled=self.decoupled, grafted=self._preconditioner.grafted)
+        kind = dict(grafted=self._preconditioner.grafted, nesterov=bool(self.config.nesterov))
+        return Hyper(**numbers, decoupled=self.decoupled, **kind)
+
+    def _copies(self) -> dist.ProcessGroup | None:
+        """The ranks that take the same step; not inside Join, where some have no data and take none."""
+        if not is_distributed(self.ranks) or self.joins:
+            return None
+        return self.ranks or dist.group.WORLD
 
     def _observed(self) -> Iterator[Observed]:
         blocks = self._by_parameter()

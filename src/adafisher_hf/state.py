@@ -16,6 +16,8 @@ from .preconditioners.base import Preconditioner
 from .ranks import check_placement, is_sharded, local
 from .statistics.counts import TOKENS
 from .statistics.model import Block
+from .update.batch import LR_MULTIPLE
+from .update.rates import default_multiple
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +26,17 @@ Options = tuple[dict[str, str], dict[str, str]]  # of a saved group, of the runn
 
 
 def initial_state(
-    config: AdaFisherConfig, preconditioner: Preconditioner, param: Tensor, block: Block, device: torch.device
+    config: AdaFisherConfig,
+    preconditioner: Preconditioner,
+    param: Tensor,
+    block: Block,
+    device: torch.device,
+    pretrained: bool = False,
 ) -> dict[str, Tensor]:
     """All keys that the parameter will ever have: distributed checkpoints drop what appears later.
+
+    Args:
+        pretrained: the model's weights were loaded.
 
     Raises:
         ValueError: the parameter is split over the ranks in a way that is not supported.
@@ -44,6 +54,9 @@ def initial_state(
         state["compensation"] = _zeros_like(param, param.dtype, device)
     if preconditioner.grafted:
         state["sigma_sq"] = like.new_zeros(stack)
+    if block.role == "vocabulary":
+        multiple = like.new_ones(()) if pretrained or device.type == "meta" else default_multiple(param, like)
+        state[LR_MULTIPLE] = multiple if config.vocabulary_lr is None else like.new_full((), config.vocabulary_lr)
     if block.taps:
         state[TOKENS] = like.new_zeros(len(block.taps))
     if preconditioner.measures(block):

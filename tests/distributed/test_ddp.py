@@ -20,10 +20,12 @@ SETTINGS = {
     "coupled": {"cls": "AdaFisher", "weight_decay": 0.1},
     "kronecker": {"structure": "kronecker", "basis_interval": 2, "token_stride": 1},
     "automatic": {"structure": "kronecker", "basis_interval": 2},
+    "orthogonal": {"structure": "orthogonal", "basis_interval": 2},
     "rotated": {"structure": "kronecker", "basis_interval": 2, "second_moment": "rotated", "token_stride": 2},
     "paper": {"mode": "paper", "lr": 1e-4},
 }
 EXPERTS = {"experts": {}, "kronecker experts": SETTINGS["kronecker"], "automatic experts": SETTINGS["automatic"]}
+EXPERTS |= {"orthogonal experts": SETTINGS["orthogonal"]}
 
 
 class Conditional(Tiny):

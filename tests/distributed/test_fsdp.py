@@ -23,6 +23,8 @@ SETTINGS = {
     "plain kernel": {"kernel": "plain", "weight_decay": 0.1},
     "kronecker": {"structure": "kronecker", "basis_interval": 2, "token_stride": 1},
     "automatic": {"structure": "kronecker", "basis_interval": 2},
+    "orthogonal": {"structure": "orthogonal", "basis_interval": 2},
+    "orthogonal, coupled": {"cls": "AdaFisher", "structure": "orthogonal", "weight_decay": 0.1},
     "small factors": {"structure": "kronecker", "max_factor_dim": 6, "token_stride": 1},
     "paper": {"mode": "paper", "lr": 1e-4},
 }

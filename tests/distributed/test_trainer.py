@@ -46,7 +46,14 @@ def on_rank(rank, folder, optim_args):
     return whole, accumulated, resumed
 
 
-@pytest.mark.parametrize("optim_args", ["structure=diagonal", "structure=kronecker,token_stride=1,basis_interval=2"])
+@pytest.mark.parametrize(
+    "optim_args",
+    [
+        "structure=diagonal",
+        "structure=kronecker,token_stride=1,basis_interval=2",
+        "structure=orthogonal,token_stride=1",
+    ],
+)
 def test_two_ranks_follow_one_process(tmp_path, optim_args):
     alone = train(tmp_path / "alone", 8, optim_args)
     (tmp_path / "alone/checkpoint-6").rename(tmp_path / "last")  # the ranks resume from step 3

@@ -13,7 +13,7 @@ from tests.models import Tiny, next_token_loss, tiny_batches
 
 BATCHES = (7, 4)  # of each rank
 TOGETHER = 3  # steps that both take afterwards
-JOINED = ("diagonal", "kronecker")
+JOINED = ("diagonal", "kronecker", "orthogonal")
 
 
 def batches(rank):

@@ -24,6 +24,7 @@ from tests.models import llama, next_token_loss, tiny, tiny_batches
 
 DIAGONAL = "update_warmup=3,update_interval=2"
 KRONECKER = f"{DIAGONAL},structure=kronecker,basis_interval=2"
+ORTHOGONAL = f"{DIAGONAL},structure=orthogonal,basis_interval=2"
 
 
 def rows(count=48, length=8):
@@ -75,7 +76,7 @@ def hooks_a_module(model):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("optim_args", [DIAGONAL, KRONECKER], ids=["diagonal", "kronecker"])
+@pytest.mark.parametrize("optim_args", [DIAGONAL, KRONECKER, ORTHOGONAL], ids=["diagonal", "kronecker", "orthogonal"])
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path, optim_args, dtype):
     whole = trainer_of(tmp_path, llama().to(dtype), optim_args=optim_args)
     whole.train()
@@ -104,7 +105,7 @@ def test_a_dtype_change_of_nothing_changes_nothing(tmp_path):
         assert_same(ends[0], end)
 
 
-@pytest.mark.parametrize("optim_args", [DIAGONAL, KRONECKER], ids=["diagonal", "kronecker"])
+@pytest.mark.parametrize("optim_args", [DIAGONAL, KRONECKER, ORTHOGONAL], ids=["diagonal", "kronecker", "orthogonal"])
 def test_resumed_adapters_end_in_the_same_bits(tmp_path, optim_args):
     """The checkpoint holds the adapters alone."""
 
@@ -270,7 +271,7 @@ def recorded(trainer):
     return batches
 
 
-@pytest.mark.parametrize("optim_args", [DIAGONAL, KRONECKER], ids=["diagonal", "kronecker"])
+@pytest.mark.parametrize("optim_args", [DIAGONAL, KRONECKER, ORTHOGONAL], ids=["diagonal", "kronecker", "orthogonal"])
 def test_a_second_train_is_the_first_one_continued(tmp_path, optim_args):
     """The oracle is a loop without a Trainer over the batches that were seen."""
     settings = dict(lr_scheduler_type="constant", max_grad_norm=0.0, weight_decay=0.0, save_strategy="no")
@@ -293,7 +294,7 @@ def test_a_second_train_is_the_first_one_continued(tmp_path, optim_args):
         torch.testing.assert_close(optimizer.curvature(p), adafisher(trainer).curvature(q), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
+@pytest.mark.parametrize("structure", ["diagonal", "kronecker", "orthogonal"])
 def test_copied_together_model_and_optimizer_go_on_alike(structure):
     model = tiny()
     optimizer = AdaFisherW(model.parameters(), model=model, lr=1e-2, structure=structure)

@@ -27,8 +27,9 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "coverage",
         help="show which curvature every parameter of a model gets",
-        description="One row a trainable parameter: its shape, the kind of its curvature ('gradient' is the fallback) "
-        "and the modules that own it; then the share of each kind. Needs neither weights nor a network.",
+        description="One row a trainable parameter: its shape, the kind of its curvature ('gradient' is the fallback), "
+        "what it is for, what the structure does with it, and the modules that own it; then the share of each kind. "
+        "Needs neither weights nor a network.",
     )
     parser.add_argument(
         "model",
@@ -42,7 +43,10 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--summary", action="store_true", help="only the shares by kind")
     parser.add_argument("--memory", action="store_true", help="bytes of optimizer state instead, beside AdamW's")
     parser.add_argument(
-        "--optim_args", metavar="ARGS", help="with --memory: one more row for these (such as max_factor_dim=4096)"
+        "--optim_args",
+        metavar="ARGS",
+        help="show what these options do with every parameter (such as structure=orthogonal); with --memory: one more "
+        "row for them",
     )
     parser.add_argument("--json", action="store_true", help="JSON in place of tables")
     parser.set_defaults(run=run)
@@ -54,13 +58,11 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     Raises:
         CommandError: no such model, or wrong ``--optim_args``.
     """
-    from ..insight.coverage import coverage
-
     model = build_on_meta(options.model, options.task)
     if options.memory:
         text = _memory(model, options.optim_args, options.json)
     else:
-        rows = coverage(model)
+        rows = _rows(model, options.optim_args)
         text = _as_json(rows, options.summary) if options.json else _as_tables(rows, options.summary)
     try:
         print(text, flush=True)
@@ -68,6 +70,16 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         # As in `… | head`: nobody reads on, and python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _rows(model: nn.Module, optim_args: str | None) -> list[CoverageRow]:
+    from ..config.adafisher import AdaFisherConfig
+    from ..insight.coverage import coverage
+
+    try:
+        return coverage(model, AdaFisherConfig.from_optim_args(optim_args))
+    except (TypeError, ValueError, FileNotFoundError) as error:
+        raise CommandError(str(error)) from error
 
 
 def _as_json(rows: list[CoverageRow], only_summary: bool) -> str:
@@ -90,8 +102,18 @@ def _as_tables(rows: list[CoverageRow], only_summary: bool) -> str:
     if only_summary:
         return shares
     parameters = table(
-        ("name", "shape", "kind", "owners"),
-        [(row.name, "×".join(map(str, row.shape)) or "scalar", row.kind, ", ".join(row.owners)) for row in rows],
+        ("name", "shape", "kind", "role", "treatment", "owners"),
+        [
+            (
+                row.name,
+                "×".join(map(str, row.shape)) or "scalar",
+                row.kind,
+                row.role,
+                row.treatment,
+                ", ".join(row.owners),
+            )
+            for row in rows
+        ],
     )
     return f"{parameters}\n\n{shares}"
 

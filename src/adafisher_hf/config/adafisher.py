@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..preconditioners import CALIBRATED, Entry, find, modes, structures, users_of
+from ..preconditioners.iterations import iteration_names
 from ..statistics.estimators import estimator_names
 from ..update import kernel_names
 from .base import OptimizerConfig
-from .knobs import Interval, checked, knob, knobs_of, shown
+from .knobs import Interval, Text, checked, knob, knobs_of, shown
 
 CONFIG_NAME = "adafisher_config.json"
 
@@ -33,7 +34,11 @@ class AdaFisherConfig(OptimizerConfig):
     file_name: ClassVar[str] = CONFIG_NAME
     title: ClassVar[str] = "AdaFisher config"
 
-    beta: float = knob(0.9, Interval(0, 1), "decay of the momentum; the Trainer gives adam_beta1 unless it is set here")
+    beta: float | None = knob(
+        None,
+        Interval(0, 1),
+        "decay of the momentum (0.9, orthogonal 0.8); the Trainer gives adam_beta1 where that is not its own default",
+    )
     mode: str = knob(
         CALIBRATED,
         modes,
@@ -58,13 +63,43 @@ class AdaFisherConfig(OptimizerConfig):
     structure: str = knob(
         "diagonal",
         structures,
-        "diagonal: two vectors a weight; kronecker: full factors in their eigenbasis",
+        "diagonal: two vectors a weight; kronecker: full factors in their eigenbasis; orthogonal: the diagonal "
+        "direction of hidden matrices, orthogonalised",
+        fixed=True,
+    )
+    vocabulary_lr: float | None = knob(
+        None,
+        Interval(0, open_low=True),
+        "embeddings and output heads take this multiple of the learning rate (a model from scratch: by the size of "
+        "their weights; loaded weights, and models that are not transformers': 1)",
+        fixed=True,
+    )
+    nesterov: bool | None = knob(
+        None, (True, False), "look a step ahead of the momentum (orthogonal: True; else False)"
+    )
+    narrow_side: bool = knob(
+        True,
+        (True, False),
+        "orthogonal: embeddings and output heads have a full factor on their narrow side, not two diagonals",
+        fixed=True,
+    )
+    iteration: str = knob("newton_schulz", iteration_names, "orthogonal: what orthogonalises")
+    iteration_steps: int = knob(5, Interval(1), "orthogonal: steps of that iteration")
+    orthogonal_exclude: str | None = knob(
+        None,
+        Text("patterns of parameter names with | between them, such as *.k_proj.*|*.v_proj.*"),
+        "orthogonal: hidden matrices that are stepped like the diagonal structure's",
         fixed=True,
     )
     max_factor_dim: int = knob(
-        1024, Interval(1), "kronecker: a side of a weight longer than this keeps a diagonal factor", fixed=True
+        1024,
+        Interval(1),
+        "kronecker, orthogonal: a side of a weight longer than this keeps a diagonal factor",
+        fixed=True,
     )
-    basis_interval: int = knob(10, Interval(1), "kronecker: refreshes between two eigenbases of a parameter")
+    basis_interval: int = knob(
+        10, Interval(1), "kronecker, orthogonal: refreshes between two eigenbases of a parameter"
+    )
     second_moment: str = knob(
         "factors",
         SECOND_MOMENTS,
@@ -74,7 +109,7 @@ class AdaFisherConfig(OptimizerConfig):
     token_stride: int | None = knob(
         None,
         Interval(1),
-        "take the statistics of every so many tokens (diagonal: 1; kronecker: up to 4, as long as a dense factor gets "
+        "take the statistics of every so many tokens (diagonal: 1; else up to 4, as long as a dense factor gets "
         "as many tokens as it has rows)",
     )
     estimator: str = knob(
@@ -105,10 +140,14 @@ class AdaFisherConfig(OptimizerConfig):
 
     def resolved(self) -> AdaFisherConfig:
         """The same with the defaults of its mode and structure in place of None."""
-        # Two keep their None: calibrated γ, which changes when the dense warm-up ends, and the stride of Kronecker
-        # factors, which goes by the number of tokens.
-        defaults = self._preconditioner().defaults
+        # Some keep their None: calibrated γ, which changes when the dense warm-up ends, the stride that goes by the
+        # number of tokens, the learning rate that goes by the weights.
+        defaults = self._preconditioner().all_defaults()
         return self._with({key: value for key, value in defaults.items() if getattr(self, key) is None})
+
+    def excluded(self) -> tuple[str, ...]:
+        """The patterns of ``orthogonal_exclude``."""
+        return tuple(pattern.strip() for pattern in (self.orthogonal_exclude or "").split("|") if pattern.strip())
 
     def _preconditioner(self) -> Entry:
         return find(self.mode, self.structure)
@@ -134,7 +173,7 @@ class AdaFisherConfig(OptimizerConfig):
         if entry is old:
             return self
         kept = {name: value for name, value in self.to_dict().items() if name not in entry.without}
-        stale = {name for name, value in old.defaults.items() if getattr(self, name) == value}
+        stale = {name for name, value in old.all_defaults().items() if getattr(self, name) == value}
         kept = {name: value for name, value in kept.items() if name not in stale}
         return type(self)(**{**kept, "mode": entry.mode, "structure": chosen["structure"]})._with({}, self._unknown)
 
@@ -144,5 +183,5 @@ def _changed_in_vain(entry: Entry, options: Mapping[str, Any]) -> list[str]:
     return [
         name
         for name in entry.without
-        if name in options and options[name] not in (knobs[name].default, entry.defaults.get(name))
+        if name in options and options[name] not in (knobs[name].default, entry.all_defaults().get(name))
     ]

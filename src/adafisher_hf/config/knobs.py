@@ -34,17 +34,29 @@ class Interval:
         return f"{'>' if self.open_low else '>='} {self.low}"
 
 
+@dataclass(frozen=True)
+class Text:
+    """Any text that ``optim_args`` can hold: without commas and equals signs; ``words`` say what it is."""
+
+    words: str
+
+    def __contains__(self, value: Any) -> bool:
+        return isinstance(value, str) and value.strip() != "" and not set(value) & set(",=")
+
+    def __str__(self) -> str:
+        return f"{self.words}, without commas and equals signs"
+
+
 Names = Callable[[], tuple[str, ...]]
+Allowed = Interval | Text | tuple[str, ...] | tuple[bool, ...]
 
 
-def knob(
-    default: Any, allowed: Interval | tuple[str, ...] | tuple[bool, ...] | Names, help: str, *, fixed: bool = False
-) -> Any:
+def knob(default: Any, allowed: Allowed | Names, help: str, *, fixed: bool = False) -> Any:
     """A field of a dataclass with the values that it may take and what it does.
 
     Args:
         default: of the field.
-        allowed: a range of numbers, the choices, or a function that returns them: a registry may grow.
+        allowed: a range of numbers, the choices, a text, or a function that returns the choices: a registry may grow.
         help: one sentence.
         fixed: whether a saved state is made for it, so that a run cannot be resumed with another value.
     """
@@ -56,7 +68,7 @@ def knobs_of(cls: type) -> dict[str, dataclasses.Field]:
     return {found.name: found for found in dataclasses.fields(cls)}
 
 
-def allowed_of(cls: type, name: str) -> Interval | tuple[Any, ...]:
+def allowed_of(cls: type, name: str) -> Interval | Text | tuple[Any, ...]:
     """What a knob may be now."""
     allowed = knobs_of(cls)[name].metadata["allowed"]
     return allowed() if callable(allowed) else allowed
@@ -77,9 +89,10 @@ def allowed_text(cls: type, name: str) -> str:
     """What a knob may be, in words: ``a number in [0, 1), or none``."""
     allowed = allowed_of(cls, name)
     if isinstance(allowed, tuple):
-        return "one of " + ", ".join(map(repr, allowed))
-    noun = "an integer" if int in kinds(cls, name) else "a number"
-    return f"{noun} {allowed}" + (", or none" if types.NoneType in kinds(cls, name) else "")
+        return "one of " + ", ".join(map(repr, allowed)) + (", or none" if types.NoneType in kinds(cls, name) else "")
+    noun = "an integer " if int in kinds(cls, name) else "a number "
+    noun = "" if isinstance(allowed, Text) else noun
+    return f"{noun}{allowed}" + (", or none" if types.NoneType in kinds(cls, name) else "")
 
 
 def checked(cls: type, name: str, value: Any) -> Any:

@@ -7,17 +7,32 @@ from typing import NamedTuple
 
 from torch import nn
 
-from ..statistics.model import Block
-from ..statistics.owners import Owner, find_owners, kind_of
+from ..config.adafisher import AdaFisherConfig
+from ..layers.fused import looks_fused
+from ..preconditioners import find
+from ..preconditioners.base import Preconditioner
+from ..statistics.model import Block, ModelStatistics
 
 
 class CoverageRow(NamedTuple):
-    """One trainable parameter: its kind of block (``gradient``: the gradient-factored fallback) and its owners."""
+    """One trainable parameter.
+
+    Attributes:
+        name: in the model.
+        shape: of the parameter.
+        kind: of its curvature; ``gradient`` is the gradient-factored fallback.
+        owners: the modules that hold it.
+        role: what it is for: ``hidden``, ``vocabulary`` (which has a learning rate of its own), ``router``,
+            ``adapter``, ``vector``, ``other``, ``excluded``.
+        treatment: what the structure does with it.
+    """
 
     name: str
     shape: tuple[int, ...]
     kind: str
     owners: tuple[str, ...]
+    role: str
+    treatment: str
 
 
 class KindShare(NamedTuple):
@@ -29,27 +44,37 @@ class KindShare(NamedTuple):
     share: float
 
 
-def coverage(model: nn.Module) -> list[CoverageRow]:
+def coverage(model: nn.Module, config: AdaFisherConfig | None = None) -> list[CoverageRow]:
     """One row for each trainable parameter of the model, tied ones once; the model may be on the meta device.
 
     A module with a kind whose forward pass never runs still falls back to its gradient: except for peft's adapters of
     single parameters, that is only seen in training.
+
+    Args:
+        model: stays as it is.
+        config: whose treatment is shown; None: the defaults.
+
+    Raises:
+        ValueError: an option of the config does not fit the model.
     """
-    owners = find_owners(model)
-    return [
-        _row(name, parameter.shape, owners[id(parameter)])
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    ]
+    config = (config or AdaFisherConfig()).resolved()
+    preconditioner = find(config.mode, config.structure).load().from_config(config)
+    statistics = ModelStatistics(model, preconditioner.wanted(), excluded=config.excluded())
+    try:
+        statistics.add(parameter for parameter in model.parameters() if parameter.requires_grad)
+        return coverage_of_blocks(model, statistics, preconditioner)
+    finally:
+        statistics.close()
 
 
-def coverage_of_blocks(model: nn.Module | None, blocks: Iterable[Block]) -> list[CoverageRow]:
+def coverage_of_blocks(
+    model: nn.Module | None, blocks: Iterable[Block], preconditioner: Preconditioner
+) -> list[CoverageRow]:
     """The same for the parameters that an optimizer holds, in the order of the model."""
     names = [] if model is None else [name for name, _ in model.named_parameters()]
     order = {name: i for i, name in enumerate(names)}
     return [
-        _row(block.name, block.parameter.shape, block.owners)
-        for block in sorted(blocks, key=lambda block: order.get(block.name, len(order)))
+        _row(block, preconditioner) for block in sorted(blocks, key=lambda block: order.get(block.name, len(order)))
     ]
 
 
@@ -66,5 +91,9 @@ def summarize(rows: Iterable[CoverageRow]) -> list[KindShare]:
     return sorted(shares, key=lambda share: -share.numbers)
 
 
-def _row(name: str, shape: Iterable[int], owners: list[Owner]) -> CoverageRow:
-    return CoverageRow(name, tuple(shape), kind_of(owners), tuple(owner.module_name for owner in owners))
+def _row(block: Block, preconditioner: Preconditioner) -> CoverageRow:
+    treatment = preconditioner.treatment(block.layouts[0]) if preconditioner.measures(block) else "momentum alone"
+    if block.layouts[0].fused is None and any(looks_fused(o.module_name, o.attribute) for o in block.owners):
+        treatment += " as one matrix" if block.role == "hidden" else ""
+    owners = tuple(owner.module_name for owner in block.owners)
+    return CoverageRow(block.name, tuple(block.parameter.shape), block.kind, owners, block.role, treatment)

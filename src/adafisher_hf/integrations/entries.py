@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..config.base import OptimizerConfig
+from ..config.knobs import knobs_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +34,8 @@ class OptimizerEntry:
         refuses: raises a ValueError for ways to train that it cannot do; or ``"module:function"``.
         citation: BibTeX, for the model card.
         paper: address, for the model card.
-        from_trainer: knobs that an attribute of TrainingArguments sets, unless ``optim_args`` does.
+        from_trainer: knobs that an attribute of TrainingArguments sets, unless ``optim_args`` does. Where a knob's
+            default is None the optimizer chooses, unless the attribute was changed.
         tag: of the model card.
     """
 
@@ -69,7 +71,11 @@ class OptimizerEntry:
         Raises:
             ValueError, TypeError, OSError: see ``OptimizerConfig.from_optim_args``.
         """
-        defaults = {knob: getattr(args, attribute) for knob, attribute in self.from_trainer.items()}
+        defaults = {
+            knob: getattr(args, attribute)
+            for knob, attribute in self.from_trainer.items()
+            if not (knobs_of(self.config)[knob].default is None and _is_default(args, attribute))
+        }
         return self.config.from_optim_args(args.optim_args, defaults=defaults, token=_token_of(args))
 
     def check(self, args: TrainingArguments, model: nn.Module | None, config: OptimizerConfig) -> None:
@@ -137,6 +143,11 @@ def unwrapped(optimizer: Any) -> Any:
     """The optimizer inside accelerate's wrappers; a registered one that holds another optimizer is not opened."""
     layers = list(_layers(optimizer))
     return next((layer for layer in layers if _entries_of_class(type(layer))), layers[-1])
+
+
+def _is_default(args: TrainingArguments, attribute: str) -> bool:
+    field = getattr(type(args), "__dataclass_fields__", {}).get(attribute)
+    return field is not None and getattr(args, attribute) == field.default
 
 
 def _token_of(args: TrainingArguments) -> str | None:

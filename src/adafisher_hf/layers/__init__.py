@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import LayerKind, Layout, OneHot, Tokens, accumulation_dtype, gradient_layout
+from .base import LayerKind, Layout, OneHot, Role, Tokens, accumulation_dtype, gradient_layout
 from .conv import ConvKind
 from .embedding import EmbeddingKind
 from .experts import ExpertsKind
@@ -22,4 +22,4 @@ KINDS: tuple[LayerKind, ...] = (
 )
 
 
-__all__ = ["KINDS", "LayerKind", "Layout", "OneHot", "Tokens", "accumulation_dtype", "gradient_layout"]
+__all__ = ["KINDS", "LayerKind", "Layout", "OneHot", "Role", "Tokens", "accumulation_dtype", "gradient_layout"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -10,7 +11,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from .fused import Fused
+
 Side = Literal["input", "output", "unit"]
+# hidden: a matrix between two layers of the network. vocabulary: a table that is looked up, or a head whose outputs are
+# the model's own. router: chooses experts. adapter: a low-rank factor. vector: biases, norms, single rows. other: none
+# of these by what is known of it. excluded: a hidden matrix that the user wants treated like the others.
+Role = Literal["hidden", "vocabulary", "router", "adapter", "vector", "other", "excluded"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,8 @@ class Layout:
         elementwise: the two sides run along the same axis (norm weights), F = row ∘ col instead of row ⊗ col.
         independent: every matrix of the stack is a block of its own (an expert), with its own scale.
         bias_input: d_in of a layer whose bias augments its input to d_in + 1; 0 without a bias.
+        role: what the parameter is for in its model.
+        fused: of which matrices it consists; None: it is one.
     """
 
     shape: tuple[int, int, int]
@@ -48,6 +57,18 @@ class Layout:
     elementwise: bool = False
     independent: bool = False
     bias_input: int = 0
+    role: Role = "other"
+    fused: Fused | None = None
+
+    @property
+    def output_dim(self) -> int:
+        """Which dimension of the view runs along the layer's outputs: -2, its rows, or -1."""
+        return -1 if self.col == "output" else -2
+
+    def split_as(self, fused: Fused | None) -> Layout:
+        """The same of a fused projection; as it is where the outputs are not as many as that has."""
+        fits = fused is not None and self.shape[self.output_dim] == fused.length
+        return dataclasses.replace(self, fused=fused) if fits else self
 
     def lengths(self) -> dict[Side, int]:
         """How long the statistics of h and δ are that this parameter needs."""
@@ -82,7 +103,8 @@ def gradient_layout(parameter: Tensor, owner: nn.Module | None) -> Layout:
     if len(lengths) < 2:
         return Layout((1, parameter.numel(), 1), col="unit")
     if parameter.dim() == 3 and "Expert" in type(owner).__name__:
-        return Layout(tuple(parameter.shape), independent=True)  # type: ignore[arg-type]
+        row, col = ("input", "output") if getattr(owner, "is_transposed", False) else ("output", "input")
+        return Layout(tuple(parameter.shape), row, col, independent=True)  # type: ignore[arg-type]
     cuts = [(math.prod(lengths[:i]), math.prod(lengths[i:])) for i in range(1, len(lengths))]
     return Layout((1, *min(cuts, key=sum)))
 

@@ -33,21 +33,34 @@ class Entry:
         """The class."""
         return pkgutil.resolve_name(f"{__name__}.{self.target}") if isinstance(self.target, str) else self.target
 
+    def all_defaults(self) -> dict[str, Any]:
+        """Its own, and what every entry starts with that says nothing else."""
+        return {**COMMON, **self.defaults}
 
+
+COMMON = dict(beta=0.9, nesterov=False)
 BASES = ("max_factor_dim", "basis_interval", "second_moment")  # of dense factors
-PUBLISHED = dict(damping=1e-3, gamma=0.8, update_warmup=0, token_stride=1)
+MATRICES = ("narrow_side", "iteration", "iteration_steps", "orthogonal_exclude")  # of orthogonalised ones
+PUBLISHED = dict(damping=1e-3, gamma=0.8, update_warmup=0, token_stride=1, vocabulary_lr=1.0)
 
 PRECONDITIONERS: dict[str, Entry] = {
     "diagonal": Entry(
-        "diagonal:Diagonal", defaults=dict(damping=0.1, update_warmup=100, token_stride=1), without=BASES
+        "diagonal:Diagonal",
+        defaults=dict(damping=0.1, update_warmup=100, token_stride=1),
+        without=(*BASES, *MATRICES),
     ),
-    "kronecker": Entry("kronecker:Kronecker", defaults=dict(damping=0.3, update_warmup=100)),
-    "paper": Entry("paper:Paper", mode="paper", defaults=PUBLISHED, without=(*BASES, "beta2")),
+    "kronecker": Entry("kronecker:Kronecker", defaults=dict(damping=0.3, update_warmup=100), without=MATRICES),
+    "orthogonal": Entry(
+        "orthogonal:Orthogonal",
+        defaults=dict(beta=0.8, nesterov=True, damping=0.1, update_warmup=100),
+        without=("second_moment",),
+    ),
+    "paper": Entry("paper:Paper", mode="paper", defaults=PUBLISHED, without=(*BASES, *MATRICES, "beta2")),
     "reference": Entry(
         "reference:Reference",
         mode="reference",
         defaults=PUBLISHED,
-        without=(*BASES, "beta2", "token_stride", "estimator"),
+        without=(*BASES, *MATRICES, "beta2", "token_stride", "estimator"),
     ),
 }
 

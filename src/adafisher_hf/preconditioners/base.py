@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -24,13 +25,21 @@ class Direction(ABC):
     Attributes:
         needs: how much of the momentum one number of the direction depends on: itself, its row, its whole matrix, or
             that of another parameter too. Where a parameter is split over ranks, they gather what is needed.
+        shared: it is so dear that ranks which take the same step share the work out.
     """
 
     needs: Need = "element"
+    shared = False
 
     @abstractmethod
     def apply(self, momentum: Tensor, out: Tensor | None = None) -> Tensor:
         """The direction, (stack, R, C), written into ``out`` where one is given."""
+
+    @classmethod
+    def apply_all(cls, directions: Sequence[Direction], momenta: Sequence[Tensor], out: Sequence[Tensor]) -> None:
+        """Applies directions of this class, each to its momentum; for those that can work on many at once."""
+        for direction, momentum, quotient in zip(directions, momenta, out, strict=True):
+            direction.apply(momentum, out=quotient)
 
     @abstractmethod
     def dense(self) -> Tensor:
@@ -112,6 +121,15 @@ class Preconditioner(ABC):
     @abstractmethod
     def direction(self, state: State, layouts: list[Layout], damping: float) -> Direction:
         """The direction that the state stands for."""
+
+    def treatment(self, layout: Layout) -> str:
+        """What happens to a parameter, in a few words, for ``coverage``."""
+        sides = self.sides(layout)
+        if len(sides) != 1:
+            return "full factors" if sides else "diagonal"
+        _, rows, cols = layout.shape
+        shorter = "row" if rows < cols else "col"
+        return f"full factor of its {'shorter' if sides[0] == shorter else 'longer'} side"
 
     def renew(self, states: list[tuple[State, list[Layout]]]) -> None:  # noqa: B027 - most have nothing to do
         """Makes anew what is too dear for every refresh, of the parameters whose turn it is, in place."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..compat import drop_hooks, has_unreduced_gradients, in_backward_pass, in_function_transform
-from ..layers import KINDS, LayerKind, Layout, accumulation_dtype, gradient_layout
+from ..layers import KINDS, LayerKind, Layout, Role, accumulation_dtype, gradient_layout
 from ..ranks import is_distributed, is_sharded, whole
 from .estimators import make_estimator
 from .experts import TAPS, ExpertTap
@@ -23,6 +24,7 @@ from .logits import watch_logits
 from .owners import Owner, find_owners, kind_of, refuse_sparse
 from .padding import Padding
 from .reduce import reduce_over_ranks
+from .roles import Roles
 from .sums import Sums
 from .tap import Gate, Tap
 
@@ -77,6 +79,10 @@ class Block:
     def kind(self) -> str:
         return kind_of(self.owners)
 
+    @property
+    def role(self) -> Role:
+        return self.layouts[0].role
+
     def has_gradient(self) -> bool:
         """Whether the last backward passes have left a gradient, in the optimizer's parameter or in the module's."""
         return any(_is_gradient(holder.grad) for holder in (self.parameter, self._in_module()))
@@ -110,6 +116,7 @@ class ModelStatistics:
         estimator: a name in ``ESTIMATORS``.
         stride: statistics of every so many tokens; None: by the number of tokens.
         ranks: the processes whose statistics are added up; None: all.
+        excluded: patterns of the names of hidden matrices that are to be treated like other parameters.
         handles: of all hooks.
     """
 
@@ -118,6 +125,7 @@ class ModelStatistics:
     estimator: str = "empirical"
     stride: int | None = 1
     ranks: dist.ProcessGroup | None = None
+    excluded: Sequence[str] = ()
     handles: list = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -150,7 +158,12 @@ class ModelStatistics:
                     f"{type(self.model).__name__}: pass the model whose parameters are optimized"
                 )
             refuse_sparse(owners.get(id(parameter), []))
-        self._blocks += [self._block(owners.get(id(parameter), []), parameter) for parameter in parameters]
+        roles = Roles(self.model, self.excluded)
+        for pattern in roles.unused_patterns(owners.values()):
+            raise ValueError(
+                f"{pattern!r} fits no parameter of the model: they have names such as {self._an_example()!r}"
+            )
+        self._blocks += [self._block(owners.get(id(parameter), []), parameter, roles) for parameter in parameters]
 
     def bind(self, parameters: list[Tensor]) -> dict[int, Block]:
         """The blocks by ``id`` of their parameter.
@@ -274,10 +287,20 @@ class ModelStatistics:
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def _block(self, owners: list[Owner], parameter: Tensor) -> Block:
+    def _an_example(self) -> str:
+        names = (
+            []
+            if self.model is None
+            else [name for name, parameter in self.model.named_parameters() if parameter.dim() > 1]
+        )
+        return names[len(names) // 2] if names else ""
+
+    def _block(self, owners: list[Owner], parameter: Tensor, roles: Roles) -> Block:
         known = [owner for owner in owners if owner.kind is not None]
         layouts = [owner.layout for owner in known if owner.layout]
         layouts = layouts or [gradient_layout(parameter, owners[0].module if owners else None)]
+        role, fused = roles.of(parameter, layouts[0], owners), roles.fused(owners)
+        layouts = [dataclasses.replace(layout, role=role).split_as(fused) for layout in layouts]
         taps = [self._tap(owner) for owner in known]
         for tap, layout in zip(taps, layouts, strict=False):
             tap.want(layout, {getattr(layout, side) for side in self.wanted.sides(layout)})

@@ -95,8 +95,8 @@ class Measured(NamedTuple):
 
     Attributes:
         inputs: Σ h² or Σ hhᵀ.
-        weights: of every token that was chosen: 0 for padding, otherwise how many tokens it stands for.
-        choice: of the tokens.
+        weights: of every token: 0 for padding.
+        choice: of the tokens, for dense factors.
     """
 
     inputs: Tensor
@@ -179,7 +179,7 @@ class Tap:
         if self.gate.stride is not None:
             return self.gate.stride
         longest = max((self.shapes[side][-1] for side in self.dense), default=0)
-        return 1 if self.expected is None else automatic_stride(self.expected, longest)
+        return 1 if self.expected is None or not longest else automatic_stride(self.expected, longest)
 
     def choice(self, module: nn.Module, args: tuple, output: Tensor, tokens: int) -> Choice:
         """Which of so many tokens are measured."""
@@ -202,12 +202,22 @@ class Tap:
         shape = self.kind.token_shape(module, args, output)
         choice = self.choice(module, args, output, count(inputs))
         mask = self.gate.padding.mask(self.mask_name, shape, args[0]) if mask is None else mask
-        # Each one stands for the tokens that were skipped: another use of the weight may skip none.
-        weights = choice.of_flat(self._weights(module, mask, output, inputs)) * choice.stride
-        inputs = choice.of(inputs)
+        weights = self._weights(module, mask, output, inputs)
         if output.dtype is torch.bfloat16 and isinstance(inputs, Tensor) and "input" in self.dense:
             inputs = inputs.to(torch.bfloat16)  # under autocast the layer's own product rounds them too
         return Measured(self._input_moment(module, args[0], inputs, weights, choice), weights, choice)
+
+    def _side(self, side: str, tokens: Tokens, weights: Tensor, choice: Choice) -> Tensor:
+        """The moment of one side, over the tokens that were chosen for it.
+
+        Diagonals cost little, and take all tokens unless the user wants otherwise. Ids are always counted: a word that
+        a choice has missed would pass for one that never occurs.
+        """
+        dense = side in self.dense
+        if isinstance(tokens, OneHot) or not (dense or self.gate.stride is not None):
+            return self.moment(tokens, weights, dense)
+        # Each one stands for the tokens that were skipped: another use of the weight may skip none.
+        return self.moment(choice.of(tokens), choice.of_flat(weights) * choice.stride, dense)
 
     @torch.no_grad()
     def backward(self, module: nn.Module, measured: Measured, grad_output: Tensor) -> None:
@@ -217,9 +227,9 @@ class Tap:
         delta = self.kind.outputs(module, grad_output)
         weights, estimated = measured.weights, self.gate.weights_of(count(delta))
         if estimated is not None:
-            weights = weights * measured.choice.of_flat(estimated).to(weights).square()
+            weights = weights * estimated.to(weights).square()
         with full_precision(grad_output):
-            outputs = self.moment(measured.choice.of(delta), weights, "output" in self.dense)
+            outputs = self._side("output", delta, weights, measured.choice)
         self.commit(Sums(measured.inputs, outputs, measured.weights.sum()))
 
     def commit(self, new: Sums) -> None:
@@ -234,13 +244,13 @@ class Tap:
 
     def _input_moment(self, module: nn.Module, x: Tensor, inputs: Tokens, weights: Tensor, choice: Choice) -> Tensor:
         if "input" not in self.dense:
-            return self.moment(inputs, weights, False)
+            return self._side("input", inputs, weights, choice)
         dtype = getattr(inputs, "dtype", None)
         key = (self.kind.name, self.kind.input_key(module), self.mask_name, self.gate.padding.call, choice, dtype)
         last = self.gate.last_input
         if last is not None and last.is_of(x, key):
             return last.moment
-        moment = self.moment(inputs, weights, True)
+        moment = self._side("input", inputs, weights, choice)
         self.gate.last_input = LastInput(weakref.ref(x), version_of(x), key, moment)
         return moment
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import pkgutil
 from typing import Any
 
-KERNELS: dict[str, Any] = {  # a module (or anything) that has ``advance`` and ``apply``, or its name in this package
+KERNELS: dict[
+    str, Any
+] = {  # a module (or anything) that has ``advance``, ``ahead``, ``apply``, or its name in this package
     "auto": "foreach",
     "plain": "plain",
     "foreach": "foreach",

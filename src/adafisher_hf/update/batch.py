@@ -14,7 +14,9 @@ from ..compat import foreach_norm
 from ..preconditioners.base import Direction
 from ..ranks import local
 from .shards import Shard
+from .turns import Turn
 
+LR_MULTIPLE = "lr_multiple"  # in the state of a parameter that has another learning rate than its group
 BUCKET_NUMBERS = 1 << 22  # numbers a bucket: bounds the temporary memory (one larger tensor is a bucket of its own)
 
 
@@ -29,6 +31,7 @@ class Hyper:
         weight_decay: κ.
         decoupled: AdaFisherW's weight decay; otherwise it is added to the gradient.
         grafted: scale by σ and graft to the momentum's norm; otherwise divide only.
+        nesterov: β m + (1 - β) g in place of m.
     """
 
     lr: float | Tensor
@@ -37,6 +40,7 @@ class Hyper:
     weight_decay: float
     decoupled: bool
     grafted: bool
+    nesterov: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,11 @@ class Batch:
         steps: number of gradients seen, shape (); updated in place.
         sigma_sqs: EMA of mean(g²), shape (); updated in place. Empty where the update is not grafted.
         directions: of each block.
-        shards: which rows are here, where the direction needs those of other ranks too; None elsewhere.
+        gathers: how the ranks bring the direction together, where none of them makes it alone; None elsewhere.
         compensations: what the rounding of half-precision weights has cut off, same view; None where that is dropped.
         grad_sqs: Σ g² of each block, shape (); a block where it is not finite is left alone.
         sizes: how many numbers each block has.
+        lr_multiples: of the group's learning rate, shape ().
     """
 
     params: list[Tensor] = field(default_factory=list)
@@ -81,13 +86,25 @@ class Batch:
     steps: list[Tensor] = field(default_factory=list)
     sigma_sqs: list[Tensor] = field(default_factory=list)
     directions: list[Direction] = field(default_factory=list)
-    shards: list[Shard | None] = field(default_factory=list)
+    gathers: list[Shard | Turn | None] = field(default_factory=list)
     compensations: list[Tensor | None] = field(default_factory=list)
     grad_sqs: list[Tensor] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
+    lr_multiples: list[Tensor] = field(default_factory=list)
 
-    def add(self, param: Tensor, state: dict[str, Tensor], shard: Shard, direction: list[Direction]) -> Tensor:
-        """Adds the blocks of one parameter that has a gradient; returns the weights that the kernel will update."""
+    def add(
+        self,
+        param: Tensor,
+        state: dict[str, Tensor],
+        shard: Shard,
+        direction: list[Direction],
+        copies: dist.ProcessGroup | None = None,
+    ) -> Tensor:
+        """Adds the blocks of one parameter that has a gradient; returns the weights that the kernel will update.
+
+        Args:
+            copies: the ranks that take the same step, where there are several.
+        """
         assert param.grad is not None
         weights = local(param.detach()).reshape(-1)
         grads = shard.views(local(param.grad))
@@ -98,10 +115,11 @@ class Batch:
         self.steps += state["step"].unbind()
         self.sigma_sqs += state["sigma_sq"].unbind() if "sigma_sq" in state else []
         self.directions += direction
-        self.shards += [shard if shard.has_to_gather(some) else None for some in direction]
+        self.gathers += [_gather_of(shard, some, copies) for some in direction]
         self.compensations += [None] * len(grads) if compensation is None else shard.views(local(compensation))
         self.grad_sqs += [norm.square() for norm in foreach_norm(grads, 2, state["step"].dtype)]
         self.sizes += shard.sizes()
+        self.lr_multiples += [state[LR_MULTIPLE] if LR_MULTIPLE in state else state["step"].new_ones(())] * len(grads)
         return weights
 
     def buckets(self, ranks: int = 1) -> Iterator[slice]:
@@ -111,8 +129,9 @@ class Batch:
             ranks: over which the parameters are split.
         """
         start, numbers = 0, 0
-        for i, (size, shard) in enumerate(zip(self.sizes, self.shards, strict=True)):
-            held = -(-size // ranks) if shard is None else size  # what is gathered is here as a whole
+        for i, (size, gather) in enumerate(zip(self.sizes, self.gathers, strict=True)):
+            # What is gathered is here as a whole; those who take turns need a turn each.
+            held = -(-size // ranks) if gather is None else size // gather.shared_by
             if i > start and numbers + held > BUCKET_NUMBERS:
                 yield slice(start, i)
                 start, numbers = i, 0
@@ -122,3 +141,9 @@ class Batch:
 
     def __getitem__(self, bucket: slice) -> Batch:
         return Batch(**{field.name: getattr(self, field.name)[bucket] for field in dataclasses.fields(self)})
+
+
+def _gather_of(shard: Shard, direction: Direction, copies: dist.ProcessGroup | None) -> Shard | Turn | None:
+    if shard.has_to_gather(direction):
+        return shard
+    return Turn(copies) if copies is not None and direction.shared and shard.ranks is None else None

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch.distributed as dist
 from torch import Tensor
 
 from ..ranks import is_sharded
@@ -48,6 +49,7 @@ def collect(
     blocks: Mapping[int, Block],
     states: Mapping[Tensor, dict[str, Tensor]],
     directions: Directions,
+    copies: dist.ProcessGroup | None = None,
 ) -> Collected:
     """The batches of all parameters that have a gradient, group by group.
 
@@ -55,6 +57,7 @@ def collect(
         groups: of the optimizer.
         blocks: by ``id`` of their parameter.
         states: by parameter.
+        copies: ranks that hold the same parameters and take the same step, to share work out; None: none do.
     """
     collected = Collected()
     for index, group in enumerate(groups):
@@ -66,7 +69,7 @@ def collect(
             key = Key(index, param.device, state["step"].dtype, shard.ranks)
             batch = collected.batches[key]
             start = len(batch.params)
-            weights = batch.add(param, state, shard, parts)
+            weights = batch.add(param, state, shard, parts, copies)
             collected.places.append(Place(block, key, slice(start, len(batch.params))))
             if not is_sharded(param) and not param.is_contiguous():
                 collected.copies.append((param, weights))

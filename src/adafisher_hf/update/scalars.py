@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -21,15 +22,17 @@ class Scalars:
     Attributes:
         finite: whether the block takes this step.
         sigma: σ, the gradient's RMS: the bias-corrected root of the EMA of mean(g²); 1 where nothing is grafted.
-        correction: 1 - βⁿ of the momentum.
+        correction: 1 - βⁿ of the momentum; one power more where it is Nesterov's, which looks a step ahead.
+        lr: α, with the block's own multiple.
     """
 
     finite: Tensor
     sigma: Tensor
     correction: Tensor
+    lr: Tensor
 
     def __getitem__(self, bucket: slice) -> Scalars:
-        return Scalars(self.finite[bucket], self.sigma[bucket], self.correction[bucket])
+        return Scalars(self.finite[bucket], self.sigma[bucket], self.correction[bucket], self.lr[bucket])
 
 
 @dataclass(frozen=True)
@@ -38,18 +41,20 @@ class Scale:
 
     Attributes:
         factor: α times what corrects and grafts it; 0 where the block takes no step.
-        decay: 1 where the weight decays, 0 where the block takes no step.
+        taken: 1, or 0 where the block takes no step and its weight does not decay either.
+        lr: α of the block.
         unusable: m/D is not finite: m itself takes its place, as if D were 1.
         length: ‖α u‖, of the update without weight decay.
     """
 
     factor: Tensor
-    decay: Tensor
+    taken: Tensor
+    lr: Tensor
     unusable: Tensor
     length: Tensor
 
     def __getitem__(self, bucket: slice) -> Scale:
-        return Scale(self.factor[bucket], self.decay[bucket], self.unusable[bucket], self.length[bucket])
+        return Scale(**{field.name: getattr(self, field.name)[bucket] for field in dataclasses.fields(self)})
 
 
 def begin(batch: Batch, hyper: Hyper, floor: Tensor) -> Scalars:
@@ -64,7 +69,8 @@ def begin(batch: Batch, hyper: Hyper, floor: Tensor) -> Scalars:
     foreach_copy(batch.steps, list(steps.unbind()))
     seen = steps.clamp(min=1)
     sigma = _advance_sigma(batch, hyper, finite, seen, floor) if hyper.grafted else torch.ones_like(grad_sq)
-    return Scalars(finite, sigma, 1 - hyper.beta**seen)
+    lr = hyper.lr * torch.stack(batch.lr_multiples)
+    return Scalars(finite, sigma, 1 - hyper.beta ** (seen + hyper.nesterov), lr)
 
 
 def finish(scalars: Scalars, hyper: Hyper, norms: Tensor) -> Scale:
@@ -79,12 +85,12 @@ def finish(scalars: Scalars, hyper: Hyper, norms: Tensor) -> Scale:
     unusable = ~torch.isfinite(quotient)
     quotient = torch.where(unusable, momentum, quotient)
     taken = scalars.finite.to(norms.dtype)
-    factor = taken * hyper.lr / scalars.correction
+    factor = taken * scalars.lr / scalars.correction
     if hyper.grafted:
         graft = momentum / quotient / scalars.sigma
         # 0 / 0: no gradient yet, or an update that vanishes.
         factor = factor * torch.where(torch.isfinite(graft), graft, 0.0)
-    return Scale(factor, taken, unusable, torch.where(factor > 0, factor * quotient, 0.0))
+    return Scale(factor, taken, scalars.lr, unusable, torch.where(factor > 0, factor * quotient, 0.0))
 
 
 def sigma_floor(batches: Iterable[Batch]) -> Tensor:

@@ -5,7 +5,6 @@ Momentum is split like its parameter; factors and scalars are the same on all ra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +33,7 @@ class Shard:
     stop: int
     ranks: dist.ProcessGroup | None = None
     chunk: int = 0
+    shared_by = 1  # all ranks need the whole of it
 
     @classmethod
     def of(cls, parameter: Any, layout: Layout) -> Shard:
@@ -90,27 +90,12 @@ class Shard:
         return self.start // rows, self.stop // rows
 
 
-def divide(
-    directions: Sequence[Direction], momenta: Sequence[Tensor], shards: Sequence[Shard | None], out: Sequence[Tensor]
-) -> None:
-    """Applies each direction to its momentum: on this rank's rows, or on all that its matrices have.
-
-    Momenta that have to be gathered travel in one message a group of ranks and dtype.
+def gather_matrices(parts: list[tuple[int, Shard, Tensor]]) -> dict[int, Tensor]:
+    """All matrices of the parameters of which each rank has some rows: one message a group of ranks and dtype.
 
     Args:
-        shards: None where nothing has to be gathered.
-        out: of the shapes of the momenta; written to.
+        parts: a key, which rows of what, and these rows.
     """
-    whole = _gather([(i, shard, momenta[i]) for i, shard in enumerate(shards) if shard is not None])
-    for i, (direction, momentum, shard, quotient) in enumerate(zip(directions, momenta, shards, out, strict=True)):
-        if shard is None:
-            direction.apply(momentum, out=quotient)
-        else:
-            quotient.copy_(shard.mine(direction.apply(whole[i].to(quotient.dtype))))
-
-
-def _gather(parts: list[tuple[int, Shard, Tensor]]) -> dict[int, Tensor]:
-    """All matrices of the parameters of which each rank has some rows."""
     found: dict[int, Tensor] = {}
     for ranks, dtype in dict.fromkeys((shard.ranks, momentum.dtype) for _, shard, momentum in parts):
         some = [part for part in parts if part[1].ranks is ranks and part[2].dtype is dtype]

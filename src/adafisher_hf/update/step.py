@@ -11,8 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..compat import foreach_norm
 from ..ranks import sum_over_ranks
 from .batch import Batch, Hyper, Key
+from .divide import divide
 from .scalars import Scalars, begin, finish, sigma_floor
 
 Lengths = dict[Key, Tensor]  # ‖α u‖ of every block of a batch
@@ -24,7 +26,7 @@ def take_step(batches: dict[Key, Batch], hypers: dict[Key, Hyper], kernel: Any) 
     Args:
         batches: by what their blocks have in common; ``grad_sqs`` become those of whole blocks.
         hypers: the numbers of each batch's parameter group.
-        kernel: has ``advance`` and ``apply``.
+        kernel: has ``advance``, ``ahead`` and ``apply``.
     """
     split = {key: batch for key, batch in batches.items() if key.ranks is not None}
     _complete_grad_sqs(split)
@@ -38,9 +40,11 @@ def _step(batch: Batch, scalars: Scalars, hyper: Hyper, kernel: Any) -> Tensor:
     lengths = []
     for bucket in batch.buckets():
         part, known = batch[bucket], scalars[bucket]
-        quotients, norms = kernel.advance(part, known, hyper)
-        scale = finish(known, hyper, norms)
-        kernel.apply(part, quotients, scale, hyper)
+        kernel.advance(part, known, hyper)
+        momenta = _momenta(part, known, hyper, kernel)
+        quotients = divide(part, momenta, known.sigma.dtype)
+        scale = finish(known, hyper, _norms(momenta, quotients))
+        kernel.apply(part, momenta, quotients, scale, hyper)
         lengths.append(scale.length)
     return torch.cat(lengths)
 
@@ -56,7 +60,11 @@ def _step_split(
         scale = finish(scalars[key], hypers[key], total.view(2, -1).sqrt())
         for bucket in buckets[key]:
             part = batches[key][bucket]
-            kernel.apply(part, _quotients(part, gathered, bucket, scale.factor.dtype), scale[bucket], hypers[key])
+            momenta = _momenta(part, scalars[key][bucket], hypers[key], kernel)
+            # Dividing again is cheaper than keeping all quotients, gathering again is not.
+            found = {i - bucket.start: gathered[i] for i in range(bucket.start, bucket.stop) if i in gathered}
+            quotients = divide(part, momenta, scale.factor.dtype, found)
+            kernel.apply(part, momenta, quotients, scale[bucket], hypers[key])
         lengths[key] = scale.length
     return lengths
 
@@ -68,23 +76,25 @@ def _advance(
     gathered: dict[int, Tensor] = {}
     norms = []
     for bucket in buckets:
-        part = batch[bucket]
-        quotients, some = kernel.advance(part, scalars[bucket], hyper)
-        norms.append(some)
-        pairs = zip(range(len(batch.params))[bucket], part.shards, quotients, strict=True)
-        gathered.update({i: quotient for i, shard, quotient in pairs if shard is not None})
+        part, known = batch[bucket], scalars[bucket]
+        kernel.advance(part, known, hyper)
+        momenta = _momenta(part, known, hyper, kernel)
+        quotients = divide(part, momenta, known.sigma.dtype)
+        norms.append(_norms(momenta, quotients))
+        blocks = zip(range(bucket.start, bucket.stop), part.gathers, quotients, strict=True)
+        gathered.update({i: quotient for i, gather, quotient in blocks if gather is not None})
     return gathered, torch.cat(norms, dim=1)
 
 
-def _quotients(part: Batch, gathered: dict[int, Tensor], bucket: slice, dtype: torch.dtype) -> list[Tensor]:
-    """m/D of a bucket once more: dividing again is cheaper than keeping all of them, gathering again is not."""
-    quotients = []
-    for i, direction, exp_avg in zip(range(bucket.start, bucket.stop), part.directions, part.exp_avgs, strict=True):
-        if i in gathered:
-            quotients.append(gathered[i])
-        else:
-            quotients.append(direction.apply(exp_avg, out=torch.empty_like(exp_avg, dtype=dtype)))
-    return quotients
+def _momenta(part: Batch, scalars: Scalars, hyper: Hyper, kernel: Any) -> list[Tensor]:
+    """What is divided; of the rows that are here."""
+    return kernel.ahead(part, scalars, hyper) if hyper.nesterov else part.exp_avgs
+
+
+def _norms(momenta: list[Tensor], quotients: list[Tensor]) -> Tensor:
+    """‖m‖ and ‖m/D‖, (2, blocks), of the rows that are here."""
+    dtype = quotients[0].dtype
+    return torch.stack([torch.stack(foreach_norm(tensors, 2, dtype)) for tensors in (momenta, quotients)])
 
 
 def _complete_grad_sqs(batches: dict[Key, Batch]) -> None:

@@ -1,0 +1,136 @@
+"""What a parameter is for in its model: a hidden matrix, a vocabulary-sided one, or neither."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..compat import is_transformers_model, is_tuner_layer
+from ..layers import Layout, Role
+from ..layers.fused import Fused, fused_parts, looks_fused
+from .owners import Owner
+
+HEADS = ("classifier", "head", "lm_head", "qa_outputs", "score")
+TABLES = ("embed", "table", "token")  # in the names of tables that are plain parameters
+ROUTERS = ("gate", "router")
+
+
+class Roles:
+    """Tells the role of every parameter of a model.
+
+    Args:
+        model: on any device; None: nothing is known but shapes.
+        excluded: patterns of parameter names, as in a shell; a hidden matrix that fits one is ``"excluded"``.
+    """
+
+    def __init__(self, model: nn.Module | None, excluded: Sequence[str] = ()):
+        self._model, self._excluded = model, excluded
+        self._heads = set() if model is None else {id(module) for module in _heads(model)}
+        self._adapters = set() if model is None else {id(module) for module in _adapters(model)}
+
+    def of(self, parameter: Tensor, layout: Layout, owners: Sequence[Owner]) -> Role:
+        """The role of a parameter.
+
+        Args:
+            parameter: in its own shape.
+            layout: of its first owner.
+            owners: all modules that hold it.
+        """
+        role = self._by_use(parameter, layout, owners)
+        names = [owner.parameter_name for owner in owners]
+        if role == "hidden" and any(fnmatchcase(name, pattern) for name in names for pattern in self._excluded):
+            return "excluded"
+        return role
+
+    def unused_patterns(self, owners: Iterable[Sequence[Owner]]) -> list[str]:
+        """The patterns that fit no parameter."""
+        names = [owner.parameter_name for some in owners for owner in some]
+        return [pattern for pattern in self._excluded if not any(fnmatchcase(name, pattern) for name in names)]
+
+    def fused(self, owners: Sequence[Owner]) -> Fused | None:
+        """Which matrices lie in a parameter; None: it is one."""
+        if self._model is None or not owners:
+            return None
+        return fused_parts(self._model, owners[0].module_name, owners[0].module, owners[0].attribute)
+
+    def _by_use(self, parameter: Tensor, layout: Layout, owners: Sequence[Owner]) -> Role:
+        _, rows, cols = layout.shape
+        if layout.elementwise or layout.col == "unit" or min(rows, cols) == 1:
+            return "vector"
+        if any(self._is_vocabulary(owner) for owner in owners):
+            return "vocabulary"
+        if any(id(owner.module) in self._adapters for owner in owners):
+            return "adapter"
+        if any(self._is_router(owner) for owner in owners):
+            return "router"
+        return "hidden" if _is_matrix(parameter, layout, owners) else "other"
+
+    def _is_vocabulary(self, owner: Owner) -> bool:
+        if isinstance(owner.module, nn.Embedding) or id(owner.module) in self._heads:
+            return True
+        return owner.kind is None and any(word in owner.attribute for word in TABLES)
+
+    def _is_router(self, owner: Owner) -> bool:
+        """Whether it chooses experts: by its name, and by the experts beside it."""
+        path = owner.module_name.split(".")
+        if "router" in path:
+            return True
+        parent = self._model.get_submodule(".".join(path[:-1])) if self._model is not None else None
+        return path[-1] in ROUTERS and hasattr(parent, "experts")
+
+
+def _is_matrix(parameter: Tensor, layout: Layout, owners: Sequence[Owner]) -> bool:
+    """Whether it is known to be multiplied with: a layer's weight, experts, or the heads of an einsum."""
+    if layout.independent or any(owner.kind is not None for owner in owners):
+        return True
+    names = [owner.attribute for owner in owners]
+    if any("weight" in name or looks_fused(owner.module_name, name) for owner, name in zip(owners, names, strict=True)):
+        return True
+    return sum(length > 1 for length in parameter.shape) > 2
+
+
+def _heads(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules whose outputs are the model's own."""
+    inner: Any = next(filter(is_transformers_model, model.modules()), None)
+    if inner is None:
+        yield from _last_matrix(model)
+        return
+    head = inner.get_output_embeddings()
+    if isinstance(head, nn.Module):
+        yield from head.modules()
+    body = getattr(inner, "base_model", inner)
+    within = {id(module) for module in body.modules()}
+    sizes = _output_sizes(inner.config)
+    for name, module in inner.named_modules():
+        if id(module) not in within and _is_head(name, module, sizes):
+            yield module
+
+
+def _is_head(name: str, module: Any, sizes: set[int]) -> bool:
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or weight.dim() < 2:
+        return False
+    return weight.shape[0] in sizes or not set(HEADS).isdisjoint(name.split(".")[-1:])
+
+
+def _output_sizes(config: Any) -> set[int]:
+    labels = getattr(config, "num_labels", None)
+    sizes = {getattr(config, "vocab_size", None), labels, labels + 1 if isinstance(labels, int) else None}
+    return {size for size in sizes if isinstance(size, int)}
+
+
+def _last_matrix(model: nn.Module) -> list[nn.Module]:
+    """The last module with a matrix, in the order of the definitions: of a model of unknown making its head."""
+    weights = [(module, getattr(module, "weight", None)) for module in model.modules()]
+    return [module for module, weight in weights if isinstance(weight, Tensor) and weight.dim() > 1][-1:]
+
+
+def _adapters(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules that peft has put beside those that they adapt."""
+    for tuner in filter(is_tuner_layer, model.modules()):
+        adapted = getattr(tuner, "base_layer", None)
+        inside = set() if adapted is None else {id(module) for module in adapted.modules()}
+        yield from (module for module in tuner.modules() if module is not tuner and id(module) not in inside)
