@@ -182,12 +182,12 @@ def test_coverage_prints_aligned_tables(folder, capsys):
     assert main(["coverage", str(folder)]) == 0
     out = capsys.readouterr().out
     parameters, shares = (table.splitlines() for table in out.rstrip("\n").split("\n\n"))
-    assert parameters[0].split() == ["name", "shape", "kind", "owners"]
-    assert parameters[1].split(maxsplit=3) == [
-        "transformer.wte.weight", "11×8", "embedding+linear", "transformer.wte, lm_head",
+    assert parameters[0].split() == ["name", "shape", "kind", "role", "treatment", "owners"]
+    assert parameters[1].split(maxsplit=5) == [
+        "transformer.wte.weight", "11×8", "embedding+linear", "vocabulary", "diagonal", "transformer.wte, lm_head",
     ]  # fmt: skip
     assert len(parameters) == 1 + len(adafisher_hf.coverage(GPT2LMHeadModel(small_gpt2())))
-    for column in ("shape", "kind", "owners"):
+    for column in ("shape", "kind", "role", "treatment", "owners"):
         start = parameters[0].index(column)
         assert all(line[start - 2 : start] == "  " and line[start] != " " for line in parameters[1:])
     assert len({len(line) for line in shares}) == 1

@@ -113,7 +113,10 @@ def test_curvature_has_mean_one_and_the_update_the_momentums_length(network, kno
         n = state["step"].item()
         sigma = (state["sigma_sq"] / (1 - knobs["beta2"] ** n)).sqrt().item()
         if sigma > 1e-12:
-            length = state["exp_avg"].norm().item() / (1 - knobs["beta"] ** n) / sigma
+            beta, momentum = knobs["beta"], state["exp_avg"]
+            if knobs["nesterov"]:
+                momentum, n = beta * momentum + (1 - beta) * p.grad, n + 1
+            length = momentum.norm().item() / (1 - beta**n) / sigma
             torch.testing.assert_close((p - old).norm().item(), 1e-2 * length, rtol=1e-4, atol=1e-12)
 
 

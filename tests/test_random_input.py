@@ -11,7 +11,7 @@ import torch
 
 from adafisher_hf import AdaFisherConfig, AdaFisherW
 from adafisher_hf.config.adafisher import CONFIG_NAME
-from adafisher_hf.config.knobs import Interval, allowed_of, knobs_of
+from adafisher_hf.config.knobs import Interval, Text, allowed_of, knobs_of
 from adafisher_hf.insight.log import read as read_curvature
 from adafisher_hf.integrations.checkpoints import is_complete, last_complete
 from adafisher_hf.report.run import read_runs
@@ -36,6 +36,8 @@ share = pytest.mark.parametrize("share", [QUICK, ALL])
 
 def good(chance, name):
     allowed = allowed_of(AdaFisherConfig, name)
+    if isinstance(allowed, Text):
+        return chance.choice(["*", "head.*|*.weight"])
     if not isinstance(allowed, Interval):
         return chance.choice(allowed)
     if "int" in str(knobs_of(AdaFisherConfig)[name].type):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -29,6 +30,8 @@ from .update.batch import Hyper
 from .update.collect import collect
 from .update.directions import Directions
 from .update.step import take_step
+
+logger = logging.getLogger(__name__)
 
 
 class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
@@ -104,6 +107,9 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         except BaseException:
             self.close()
             raise
+        advice = self._preconditioner.advice(block.layouts[0] for block in self._statistics)
+        if advice is not None:
+            logger.warning(advice)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, checks it, and hooks the modules that own its parameters (unfreezing in mid-training).

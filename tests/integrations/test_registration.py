@@ -186,11 +186,16 @@ def test_class_and_kwargs(tmp_path, model, name, cls):
 
 def test_adam_beta1_is_beta_unless_optim_args_says_otherwise(tmp_path, model):
     def beta(**kwargs):
-        return Trainer.get_optimizer_cls_and_kwargs(training_arguments(tmp_path, **kwargs), model)[1]["beta"]
+        cls, knobs = Trainer.get_optimizer_cls_and_kwargs(training_arguments(tmp_path, **kwargs), model)
+        return cls(
+            model.parameters(), lr=1e-3, network=model, beta=knobs["beta"], structure=knobs["structure"]
+        ).config.beta
 
     assert beta() == 0.9
     assert beta(adam_beta1=0.8) == 0.8
     assert beta(adam_beta1=0.8, optim_args="beta=0.9") == 0.9
+    assert beta(optim_args="structure=orthogonal") == 0.8  # its own: 0.9 is what TrainingArguments say unasked
+    assert beta(optim_args="structure=orthogonal", adam_beta1=0.95) == 0.95
 
 
 def test_the_trainer_does_not_parse_optim_args_itself(tmp_path, model):

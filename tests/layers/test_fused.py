@@ -16,12 +16,12 @@ import transformers as t
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from transformers.models.aria.modeling_aria import AriaExperts
 from transformers.models.bark.modeling_bark import BarkCausalModel
 from transformers.models.blip.modeling_blip import BlipAttention
 from transformers.models.dbrx.modeling_dbrx import DbrxExperts
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 from transformers.models.llama4.modeling_llama4 import Llama4TextExperts
+from transformers.models.minimax.modeling_minimax import MiniMaxLightningAttention
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 from transformers.models.moonshine.modeling_moonshine import MoonshineDecoderMLP
 from transformers.models.qwen2_vl.modeling_qwen2_vl import VisionAttention
@@ -31,27 +31,49 @@ from adafisher_hf.layers.fused import Fused, fused_parts, looks_fused, output_di
 from tests.architectures import CASES, GROUPED, TEXT, VISION, build
 
 WIDTH = 16
-EAGER = dict(attn_implementation="eager")
-MOE = dict(num_experts=2, num_experts_per_tok=2, moe_intermediate_size=8, shared_expert_intermediate_size=8)
-LINEAR_ATTENTION = dict(
-    linear_num_value_heads=4, linear_num_key_heads=2, linear_key_head_dim=4, linear_value_head_dim=6
+EAGER = dict(attn_implementation="eager")  # its softmax over one token is exactly 1
+EXPERTS = dict(
+    hidden_size=WIDTH, intermediate_size=6, num_local_experts=2, num_experts_per_tok=2, experts_implementation="eager"
+)  # fmt: skip
+GPT = dict(vocab_size=32, n_embd=WIDTH, n_layer=2, n_head=2, n_positions=32)
+FALCON = dict(vocab_size=32, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+BERT = dict(TEXT, cls_token_id=1, sep_token_id=1)
+DBRX = dict(
+    vocab_size=32, d_model=32, n_heads=4, n_layers=2, max_seq_len=32, pad_token_id=0,
+    attn_config=dict(kv_n_heads=2, clip_qkv=8.0, rope_theta=1e4), ffn_config=dict(ffn_hidden_size=24, hidden_size=32),
+)  # fmt: skip
+BARK = dict(input_vocab_size=32, output_vocab_size=32, hidden_size=WIDTH, num_layers=2, num_heads=2, block_size=32)
+JETMOE = dict(EXPERTS, vocab_size=32, num_hidden_layers=2, num_key_value_heads=2, kv_channels=8)
+GRANITE = dict(
+    TEXT, num_key_value_heads=1, num_local_experts=2, num_experts_per_tok=2, shared_intermediate_size=6
 )  # fmt: skip
 LATENT = dict(
-    TEXT, kv_lora_rank=6, q_lora_rank=None, qk_rope_head_dim=4, qk_nope_head_dim=6, v_head_dim=5, first_k_dense_replace=2
+    TEXT, num_key_value_heads=2, kv_lora_rank=6, q_lora_rank=None, qk_rope_head_dim=4, qk_nope_head_dim=6, v_head_dim=5,
+    first_k_dense_replace=2,
 )  # fmt: skip
-FALCON = dict(vocab_size=32, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
-STATES = dict(vocab_size=32, hidden_size=WIDTH, num_hidden_layers=2, use_conv_bias=False)
-GPT = dict(vocab_size=32, n_embd=WIDTH, n_layer=2, n_head=2, n_positions=32)
+QWEN = dict(
+    GROUPED, num_experts=2, num_experts_per_tok=2, moe_intermediate_size=8, shared_expert_intermediate_size=8,
+    linear_num_value_heads=4, linear_num_key_heads=2, linear_key_head_dim=4, linear_value_head_dim=6,
+)  # fmt: skip
+QWEN_FULL = dict(QWEN, layer_types=["linear_attention", "full_attention"])
+QWEN_LINEAR = dict(QWEN, layer_types=["full_attention", "linear_attention"])
+STATES = dict(vocab_size=32, hidden_size=WIDTH, num_hidden_layers=2, use_conv_bias=False, state_size=4)
+MAMBA = dict(STATES, time_step_rank=3)
+MAMBA2 = dict(STATES, num_heads=4, head_dim=8, n_groups=2, chunk_size=4)
+ZAMBA = dict(
+    TEXT, mamba_d_state=4, mamba_dt_rank=3, mamba_conv_bias=False, use_mamba_kernels=False,
+    layers_block_type=["hybrid", "linear_attention"],
+)  # fmt: skip
+LFM2 = dict(TEXT, num_key_value_heads=1, layer_types=["full_attention", "conv"])
+LIGHTNING = dict(GROUPED, layer_types=["linear_attention"] * 2)
 
 
-def causal(config, model_class=None):
-    """A model that is run on so many tokens."""
+def causal(config_class, settings, model_class=None):
+    """A language model, and how it is run on so many tokens."""
 
     def make():
-        config_of_its_own = copy.deepcopy(config)
-        if model_class is not None:
-            return model_class._from_config(config_of_its_own, **EAGER)
-        return t.AutoModelForCausalLM.from_config(config_of_its_own, **EAGER)
+        config = config_class(**settings, **EAGER)
+        return t.AutoModelForCausalLM.from_config(config) if model_class is None else model_class(config)
 
     return make, lambda model, tokens: model(input_ids=ids(tokens)).logits
 
@@ -74,58 +96,43 @@ def seen(attention, tokens):
     return attention(vectors(tokens, WIDTH), **at)[None]
 
 
-def with_eager(config):
-    config._attn_implementation = "eager"
-    return config
-
-
 # What a part is: a query, a key, a value, a gate of the output.
 SEES_ONE_TOKEN = "vg"
 SEES_EARLIER_TOKENS = "kv"
 
 ATTENTIONS = {
-    "gpt2": ("c_attn", "qkv", *causal(t.GPT2Config(**GPT))),
-    "gpt2-cross": ("crossattention.c_attn", "kv", causal(t.GPT2Config(**GPT, add_cross_attention=True))[0], attended),
-    "openai-gpt": ("c_attn", "qkv", *causal(t.OpenAIGPTConfig(**GPT))),
-    "gpt_bigcode": ("c_attn", "qkv", *causal(t.GPTBigCodeConfig(**GPT, multi_query=False))),
-    "gpt_bigcode-mq": ("c_attn", "qkv", *causal(t.GPTBigCodeConfig(**GPT, multi_query=True))),
-    "bloom": ("query_key_value", "qkv", *causal(t.BloomConfig(vocab_size=32, hidden_size=16, n_layer=2, n_head=2))),
-    "gpt_neox": ("query_key_value", "qkv", *causal(t.GPTNeoXConfig(**TEXT))),
-    "gpt_neox_japanese": ("query_key_value", "qkv", *causal(
-        t.GPTNeoXJapaneseConfig(**{**TEXT, "intermediate_multiple_size": 2}))),
-    "persimmon": ("query_key_value", "qkv", *causal(t.PersimmonConfig(**TEXT))),
+    "gpt2": ("c_attn", "qkv", *causal(t.GPT2Config, GPT)),
+    "gpt2-cross": ("crossattention.c_attn", "kv", causal(t.GPT2Config, GPT | {"add_cross_attention": True})[0], attended),
+    "openai-gpt": ("c_attn", "qkv", *causal(t.OpenAIGPTConfig, GPT)),
+    "gpt_bigcode": ("c_attn", "qkv", *causal(t.GPTBigCodeConfig, GPT | {"multi_query": False})),
+    "gpt_bigcode-mq": ("c_attn", "qkv", *causal(t.GPTBigCodeConfig, GPT | {"multi_query": True})),
+    "bloom": ("query_key_value", "qkv", *causal(t.BloomConfig, FALCON)),
+    "gpt_neox": ("query_key_value", "qkv", *causal(t.GPTNeoXConfig, TEXT)),
+    "gpt_neox_japanese": ("query_key_value", "qkv", *causal(t.GPTNeoXJapaneseConfig, FALCON)),
+    "persimmon": ("query_key_value", "qkv", *causal(t.PersimmonConfig, TEXT)),
+    "falcon": ("query_key_value", "qkv", *causal(t.FalconConfig, FALCON | {"multi_query": False})),
+    "falcon-mq": ("query_key_value", "qkv", *causal(t.FalconConfig, FALCON | {"multi_query": True})),
     "falcon-new": ("query_key_value", "qkv", *causal(
-        t.FalconConfig(**FALCON, new_decoder_architecture=True, num_kv_heads=2))),
-    "falcon-mq": ("query_key_value", "qkv", *causal(t.FalconConfig(**FALCON, multi_query=True))),
-    "falcon": ("query_key_value", "qkv", *causal(t.FalconConfig(**FALCON, multi_query=False))),
-    "phi3": ("qkv_proj", "qkv", *causal(t.Phi3Config(**{**TEXT, "num_attention_heads": 4}, num_key_value_heads=2))),
-    "codegen": ("qkv_proj", "qvk", *causal(t.CodeGenConfig(**{**GPT, "n_embd": 32, "n_head": 4}, rotary_dim=4))),
-    "mpt": ("Wqkv", "qkv", *causal(t.MptConfig(vocab_size=32, d_model=16, n_heads=2, n_layers=2, max_seq_len=32))),
-    "dbrx": ("Wqkv", "qkv", *causal(t.DbrxConfig(
-        vocab_size=32, d_model=32, n_heads=4, n_layers=2, max_seq_len=32, pad_token_id=0,
-        attn_config=dict(kv_n_heads=2, clip_qkv=8.0), ffn_config=dict(ffn_hidden_size=24, hidden_size=32)))),
-    "modernbert": ("Wqkv", "qkv", *causal(
-        t.ModernBertConfig(**{**TEXT, "cls_token_id": 1, "sep_token_id": 1}), t.ModernBertForMaskedLM)),
-    "deberta": ("in_proj", "qkv", *causal(t.DebertaConfig(**TEXT), t.DebertaForMaskedLM)),
-    "bark": ("att_proj", "qkv", *causal(t.BarkSemanticConfig(
-        input_vocab_size=32, output_vocab_size=32, hidden_size=16, num_layers=2, num_heads=2, block_size=32),
-        BarkCausalModel)),
-    "jetmoe": ("kv_proj", "kv", *causal(t.JetMoeConfig(
-        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_key_value_heads=2, kv_channels=8,
-        num_local_experts=2, num_experts_per_tok=2))),
-    "deepseek_v3-b": ("kv_b_proj", "kv", *causal(t.DeepseekV3Config(**LATENT))),
-    "deepseek_v3-a": ("kv_a_proj_with_mqa", "vk", *causal(t.DeepseekV3Config(**LATENT))),
-    "qwen3_next-full": ("q_proj", "qg", *causal(t.Qwen3NextConfig(
-        **GROUPED, **MOE, **LINEAR_ATTENTION, layer_types=["linear_attention", "full_attention"]))),
+        t.FalconConfig, FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2})),
+    "phi3": ("qkv_proj", "qkv", *causal(t.Phi3Config, TEXT | {"num_attention_heads": 4, "num_key_value_heads": 2})),
+    "codegen": ("qkv_proj", "qvk", *causal(t.CodeGenConfig, GPT | {"n_embd": 32, "n_head": 4, "rotary_dim": 4})),
+    "mpt": ("Wqkv", "qkv", *causal(t.MptConfig, dict(vocab_size=32, d_model=16, n_heads=2, n_layers=2))),
+    "dbrx": ("Wqkv", "qkv", *causal(t.DbrxConfig, DBRX)),
+    "modernbert": ("Wqkv", "qkv", *causal(t.ModernBertConfig, BERT, t.ModernBertForMaskedLM)),
+    "deberta": ("in_proj", "qkv", *causal(t.DebertaConfig, TEXT, t.DebertaForMaskedLM)),
+    "bark": ("att_proj", "qkv", *causal(t.BarkSemanticConfig, BARK, BarkCausalModel)),
+    "jetmoe": ("kv_proj", "kv", *causal(t.JetMoeConfig, JETMOE)),
+    "deepseek_v3-b": ("kv_b_proj", "kv", *causal(t.DeepseekV3Config, LATENT)),
+    "deepseek_v3-a": ("kv_a_proj_with_mqa", "vk", *causal(t.DeepseekV3Config, LATENT)),
+    "qwen3_next-full": ("q_proj", "qg", *causal(t.Qwen3NextConfig, QWEN_FULL)),
     # Of one token nothing decays yet.
-    "qwen3_next-gates": ("in_proj_ba", "vk", *causal(t.Qwen3NextConfig(
-        **GROUPED, **MOE, **LINEAR_ATTENTION, layer_types=["full_attention", "linear_attention"]))),
-    "blip": ("qkv", "qkv", lambda: BlipAttention(t.BlipVisionConfig(**VISION)),
+    "qwen3_next-linear": ("in_proj_ba", "vk", *causal(t.Qwen3NextConfig, QWEN_LINEAR)),
+    "blip": ("qkv", "qkv", lambda: BlipAttention(t.BlipVisionConfig(**VISION, **EAGER)),
              lambda attention, tokens: attention(vectors(1, tokens, WIDTH))[0]),
     "sam": ("qkv", "qkv", lambda: SamVisionAttention(t.SamVisionConfig(**VISION, use_rel_pos=False), window_size=0),
             lambda attention, tokens: attention(vectors(1, tokens, 1, WIDTH))[0].flatten(1, 2)),
-    "qwen2_vl": ("qkv", "qkv", lambda: VisionAttention(with_eager(
-        t.Qwen2VLConfig(vision_config=dict(embed_dim=WIDTH, num_heads=2)).vision_config)), seen),
+    "qwen2_vl": ("qkv", "qkv", lambda: VisionAttention(
+        t.Qwen2VLConfig(vision_config=dict(embed_dim=WIDTH, num_heads=2, **EAGER)).vision_config), seen),
 }  # fmt: skip
 
 
@@ -185,3 +192,209 @@ def zero_or_everywhere(x):
     found = x.abs().amax(0) > 0
     assert found.all() or not found.any()
     return bool(found.any())
+
+
+def chosen(experts, tokens):
+    """Every token by both experts."""
+    x = vectors(tokens, WIDTH)
+    return experts(x, torch.tensor([[0, 1]] * tokens), torch.full((tokens, 2), 0.5))
+
+
+EITHER = {0: [1], 1: [0]}  # of two factors
+
+
+def each(count):
+    """Of several factors, where one is zero all others lose their gradients."""
+    return {i: [j for j in range(count) if j != i] for i in range(count)}
+
+
+# Where a part is zero, which others lose their gradients.
+PRODUCTS = {
+    "phi3": ("gate_up_proj.weight", EITHER, *causal(t.Phi3Config, TEXT)),
+    "glm": ("gate_up_proj.weight", EITHER, *causal(t.GlmConfig, GROUPED)),
+    "glm4": ("gate_up_proj.weight", EITHER, *causal(t.Glm4Config, GROUPED)),
+    "modernbert": ("Wi.weight", EITHER, *causal(t.ModernBertConfig, BERT, t.ModernBertForMaskedLM)),
+    "granitemoeshared": ("input_linear.weight", EITHER, *causal(t.GraniteMoeSharedConfig, GRANITE)),
+    "jetmoe": ("input_linear.weight", EITHER, *causal(t.JetMoeConfig, JETMOE)),
+    "moonshine": ("fc1.weight", EITHER, lambda: MoonshineDecoderMLP(
+        t.MoonshineConfig(hidden_size=WIDTH, intermediate_size=6), "silu"),
+        lambda layer, tokens: layer(vectors(1, tokens, WIDTH))),
+    "mixtral": ("gate_up_proj", EITHER, lambda: MixtralExperts(t.MixtralConfig(**EXPERTS)), chosen),
+    # The other factor is up + 1.
+    "gpt_oss": ("gate_up_proj", {0: [1]}, lambda: GptOssExperts(t.GptOssConfig(**EXPERTS)), chosen),
+    "llama4": ("gate_up_proj", EITHER, lambda: Llama4TextExperts(t.Llama4TextConfig(**EXPERTS)),
+               lambda experts, tokens: experts(vectors(2 * tokens, WIDTH))),
+    "minimax": ("qkv_proj.weight", each(3), lambda: MiniMaxLightningAttention(t.MiniMaxConfig(**LIGHTNING), 0),
+                lambda attention, tokens: attention(vectors(1, tokens, WIDTH), None, None)[0]),
+    "mamba": ("in_proj.weight", EITHER, *causal(t.MambaConfig, MAMBA)),
+    "mamba-x": ("x_proj.weight", {1: [0, 2], 2: [0, 1]}, *causal(t.MambaConfig, MAMBA)),
+    # Gate, x, B, C, Δ: where nothing goes through the state, x still goes past it.
+    "mamba2": ("in_proj.weight", {0: [1, 2, 3, 4], 1: [0, 2, 3, 4], 2: [3, 4], 3: [2, 4]}, *causal(
+        t.Mamba2Config, MAMBA2)),
+    "zamba": ("in_proj.weight", EITHER, *causal(t.ZambaConfig, ZAMBA)),
+    "lfm2": ("in_proj.weight", each(3), *causal(t.Lfm2Config, LFM2)),
+    "qwen3_next": ("in_proj_qkvz.weight", each(4), *causal(t.Qwen3NextConfig, QWEN_LINEAR)),
+    "qwen3_5": ("in_proj_qkv.weight", each(3), *causal(t.Qwen3_5TextConfig, QWEN_LINEAR)),
+}  # fmt: skip
+
+
+def owner_of(model, parameter_name):
+    """The last module with a parameter of that name."""
+    name = [n for n, _ in model.named_parameters() if f".{n}".endswith(f".{parameter_name}")][-1]
+    module_name, _, attribute = name.rpartition(".")
+    return module_name, model.get_submodule(module_name), attribute
+
+
+def with_part_zero(fused, parameter, dim, part):
+    parts = fused.split(parameter.detach(), dim)
+    return fused.join([torch.zeros_like(p) if i == part else p for i, p in enumerate(parts)], dim)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_factors_are_told_apart(name):
+    parameter_name, without, make, run = PRODUCTS[name]
+    model = randomised(make)
+    module_name, module, attribute = owner_of(model, parameter_name)
+    fused = fused_parts(model, module_name, module, attribute)
+    assert fused is not None and len(fused.sizes) > max(without)
+    dim, weight, kept = output_dim(module, attribute), getattr(module, attribute), copy.deepcopy(model.state_dict())
+    for part, others in without.items():
+        model.load_state_dict(kept)
+        model.zero_grad()
+        for bias in (b for n, b in module.named_parameters(recurse=False) if n.endswith("bias") and "down" not in n):
+            bias.data.copy_(with_part_zero(fused, bias, -1, part))
+        weight.data.copy_(with_part_zero(fused, weight, dim, part))
+        weighed(run(model, 3)).backward()
+        moved = [zero_or_everywhere(x.movedim(dim, -1).flatten(0, -2)) for x in fused.split(weight.grad, dim)]
+        assert moved[part]
+        assert [i for i, x in enumerate(moved) if not x] == others
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_multihead_attention(place):
+    """Where the queries are computed from zeros, their weights get no gradient."""
+    attention = randomised(lambda: nn.MultiheadAttention(WIDTH, 2))
+    fused = fused_parts(nn.Sequential(attention), "0", attention, "in_proj_weight")
+    assert fused == fused_parts(attention, "", attention, "in_proj_bias") == Fused(1, (WIDTH,) * 3)
+    inputs = [torch.zeros(4, WIDTH) if i == place else vectors(4, WIDTH) for i in range(3)]
+    weighed(attention(*inputs)[0]).backward()
+    moved = [zero_or_everywhere(x.T) for x in fused.split(attention.in_proj_weight.grad, -2)]
+    assert moved == [i != place for i in range(3)]
+
+
+@pytest.mark.parametrize("attribute", ["w1", "v1", "w2"])
+def test_experts_under_one_another(attribute):
+    """A token that goes to one expert of DBRX moves the weights of this one."""
+    config = t.DbrxConfig(ffn_config=dict(hidden_size=WIDTH, ffn_hidden_size=6, moe_num_experts=3)).ffn_config
+    model = randomised(lambda: DbrxExperts(config))
+    fused = fused_parts(model, "mlp", model.mlp, attribute)
+    assert fused == Fused(1, (6, 6, 6))
+    for expert in range(3):
+        model.zero_grad()
+        weighed(model(vectors(1, WIDTH), torch.tensor([[expert]]), torch.ones(1, 1))).backward()
+        moved = [zero_or_everywhere(x.T) for x in fused.split(getattr(model.mlp, attribute).grad, -2)]
+        assert moved == [i == expert for i in range(3)]
+
+
+@given(
+    groups=st.integers(1, 4), sizes=st.lists(st.integers(1, 3), min_size=1, max_size=4), stack=st.integers(1, 3),
+    other=st.integers(1, 3), dim=st.sampled_from([-1, -2]),
+)  # fmt: skip
+def test_split_and_join_are_inverses(groups, sizes, stack, other, dim):
+    fused = Fused(groups, tuple(sizes))
+    shape = (stack, fused.length, other) if dim == -2 else (stack, other, fused.length)
+    x = torch.arange(stack * other * fused.length).view(shape)
+    parts = fused.split(x, dim)
+    assert [part.shape[dim] for part in parts] == [groups * size for size in sizes]
+    assert torch.equal(fused.join(parts, dim), x)
+    for part in parts:
+        assert (part.diff(dim=dim) > 0).all()
+    if groups == 1:
+        assert all(part.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() for part in parts)
+
+
+def test_groups_are_dealt_out():
+    parts = Fused(2, (1, 2)).split(torch.tensor([[[0, 1, 2, 10, 11, 12]]]), -1)
+    assert [part.flatten().tolist() for part in parts] == [[0, 10], [1, 2, 11, 12]]
+
+
+FOUND = {
+    "gpt2": {"c_attn"},
+    "gpt_neox": {"query_key_value"},
+    "modernbert": {"Wqkv", "Wi"},
+    "mixtral": {"gate_up_proj"},
+    "gpt_oss": {"gate_up_proj", "gate_up_proj_bias"},
+    "qwen2_moe": {"gate_up_proj"},
+    "mamba": {"in_proj", "x_proj"},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_everything_else_is_one_matrix(name):
+    model, _ = build(name)
+    found, unknown = set(), set()
+    for parameter_name, _ in model.named_parameters():
+        module_name, _, attribute = parameter_name.rpartition(".")
+        called = module_name.rpartition(".")[2] if attribute in ("weight", "bias") else attribute
+        if fused_parts(model, module_name, model.get_submodule(module_name), attribute):
+            found.add(called)
+        elif looks_fused(module_name, attribute):
+            unknown.add(called)
+    assert found == FOUND.get(name, set())
+    assert not unknown
+
+
+class Attention(nn.Module):
+    """Of which no rule knows anything."""
+
+    def __init__(self, name, length=48):
+        super().__init__()
+        setattr(self, name, nn.Linear(WIDTH, length))
+
+
+class BloomAttention(Attention):
+    """It does not say how many heads it has."""
+
+
+class GPTNeoXAttention(Attention):
+    num_attention_heads = 5  # not of 48 outputs
+
+
+@pytest.mark.parametrize(
+    "attention",
+    [
+        Attention("W_pack"), Attention("wqkv"), Attention("query_key_value"), Attention("kv_b_proj"),
+        Attention("in_proj_qkvz"), Attention("qkv", 49), BloomAttention("query_key_value"),
+        GPTNeoXAttention("query_key_value"),
+    ],
+)  # fmt: skip
+def test_unknown_projections_look_fused(attention):
+    (name, module), = attention.named_children()  # fmt: skip
+    for attribute in ("weight", "bias"):
+        assert fused_parts(attention, name, module, attribute) is None
+        assert looks_fused(name, attribute)
+
+
+@pytest.mark.parametrize("name", ["q_proj", "fc1", "in_proj", "x_proj", "Wi", "w1", "dense", "kv_norm"])
+def test_ordinary_projections_do_not(name):
+    attention = Attention(name)
+    assert fused_parts(attention, name, attention.get_submodule(name), "weight") is None
+    assert not looks_fused(name, "weight")
+
+
+def test_kernels_are_left_alone():
+    attention = Attention("qkv")
+    attention.qkv = nn.Conv2d(WIDTH, 48, 1)
+    assert fused_parts(attention, "qkv", attention.qkv, "weight") is None
+
+
+def test_wrappers_do_not_hide_a_projection():
+    peft = pytest.importorskip("peft")
+    model, _ = build("gpt2")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True))
+    wrapped = nn.ModuleDict({"_orig_mod": nn.ModuleDict({"module": adapted})})
+    name, module = last(wrapped, "c_attn.base_layer")
+    assert fused_parts(wrapped, name, module, "weight") == Fused(1, (WIDTH,) * 3)
+    assert looks_fused(name, "weight")
+    name, module = last(wrapped, "lora_A.default")
+    assert fused_parts(wrapped, name, module, "weight") is None

@@ -204,3 +204,13 @@ def test_rotated_second_moment_follows_the_squared_rotated_gradient(monkeypatch)
         torch.testing.assert_close(state["rotated_sq"], expected, rtol=1e-9, atol=1e-12)
     relative = expected / expected.mean()
     torch.testing.assert_close(optimizer.curvature(model.weight), relative.sqrt()[0] + 0.1, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("longest", "share"), [(8, None), (7, "100%"), (5, "100%")])
+def test_says_when_it_is_not_one(longest, share, caplog):
+    AdaFisherW(tiny(), structure="kronecker", max_factor_dim=longest)
+    told = [record.message for record in caplog.records if "max_factor_dim" in record.message]
+    assert len(told) == (share is not None)
+    if share:
+        assert f"{share} of the numbers in hidden matrices: sides are up to 8 long" in told[0]
+        assert "structure='orthogonal'" in told[0]

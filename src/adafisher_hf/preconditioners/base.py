@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -121,6 +121,10 @@ class Preconditioner(ABC):
     @abstractmethod
     def direction(self, state: State, layouts: list[Layout], damping: float) -> Direction:
         """The direction that the state stands for."""
+
+    def advice(self, layouts: Iterable[Layout]) -> str | None:
+        """What the user should know before training, of the first layouts of all parameters; None: nothing."""
+        return None
 
     def treatment(self, layout: Layout) -> str:
         """What happens to a parameter, in a few words, for ``coverage``."""

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,6 +149,21 @@ class Kronecker(Diagonal):
             return ()
         lengths = zip(SIDES, layout.shape[1:], strict=True)
         return tuple(side for side, length in lengths if 1 < length <= self.max_factor_dim)
+
+    def advice(self, layouts: Iterable[Layout]) -> str | None:
+        """Says so where many hidden matrices are too long for factors."""
+        hidden = [layout for layout in layouts if layout.role == "hidden"]
+        cut = [layout for layout in hidden if len(self.sides(layout)) < len(SIDES)]
+        if not cut:
+            return None
+        numbers = [sum(math.prod(layout.shape) for layout in some) for some in (cut, hidden)]
+        longest = max(max(layout.shape[1:]) for layout in cut)
+        return (
+            f"structure='kronecker' keeps a diagonal on at least one side of {numbers[0] / numbers[1]:.0%} of the numbers "
+            f"in hidden matrices: sides are up to {longest} long, max_factor_dim={self.max_factor_dim}. For such widths "
+            f"structure='orthogonal' costs less; max_factor_dim={longest} gives the factors, for memory and time that "
+            "grow with its square and cube"
+        )
 
     def init(self, state: State, layouts: list[Layout], like: Tensor) -> None:
         super().init(state, layouts, like)

@@ -8,7 +8,7 @@ vocabulary-sided weights a full factor on their narrow side.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,9 @@ class Orthogonal(Kronecker):
         if layout.role != "hidden" or not isinstance(divided, Quotient):
             return divided
         return Orthogonalised(divided, self.iteration, self.steps, layout.fused, layout.output_dim)
+
+    def advice(self, layouts: Iterable[Layout]) -> str | None:
+        return None
 
     def treatment(self, layout: Layout) -> str:
         if layout.role != "hidden":
