@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the examples' fo
 
 from benchmarks.harness.arms import Arm, adafisherw
 from benchmarks.harness.journal import Journal
-from benchmarks.harness.problem import NewsProblem
+from benchmarks.harness.news import NewsProblem
 from benchmarks.harness.runner import Run, setting, train
 from benchmarks.harness.timing import time_arms
 from errors import plain_errors

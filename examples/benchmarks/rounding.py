@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the examples' fo
 from adafisher_hf import AdaFisherW
 from benchmarks.harness.arms import Arm, Groups, adafisherw
 from benchmarks.harness.journal import Journal
-from benchmarks.harness.problem import NewsProblem
+from benchmarks.harness.news import NewsProblem
 from benchmarks.harness.runner import Run, setting, train
 from errors import plain_errors
 from tables import markdown

@@ -33,7 +33,7 @@ from adafisher_hf.preconditioners.quotient import Quotient
 from adafisher_hf.statistics.choice import automatic_stride
 from adafisher_hf.statistics.tap import Tap
 from benchmarks.harness.arms import Arm, adafisherw
-from benchmarks.harness.problem import NewsProblem
+from benchmarks.harness.news import NewsProblem
 from benchmarks.harness.runner import Training
 from tables import markdown
 

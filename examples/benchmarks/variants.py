@@ -32,7 +32,7 @@ from adafisher_hf.statistics.sums import second_moment
 from adafisher_hf.statistics.tap import Tap
 from benchmarks.harness.arms import Arm, Groups, adafisherw
 from benchmarks.harness.journal import Journal
-from benchmarks.harness.problem import NewsProblem
+from benchmarks.harness.news import NewsProblem
 from benchmarks.harness.runner import setting, train
 from errors import plain_errors
 from tables import markdown

@@ -22,7 +22,7 @@ from .preconditioners import find
 from .preconditioners.base import Preconditioner
 from .ranks import DEEPSPEED, any_rank, check_wrapping, is_distributed, local, refuse_replica
 from .schedule import Schedule
-from .state import checked_state, initial_state, restore_dtypes
+from .state import check_parameter, checked_state, initial_state, restore_dtypes
 from .statistics.counts import keep_token_counts, restore_token_counts
 from .statistics.model import Block, ModelStatistics
 from .update import load_kernel
@@ -278,20 +278,10 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
             check_wrapping(self._statistics.model)
             self._may_be_wrapped = False
         for _, param in self._params():
-            if not blocks[id(param)].is_current():
-                raise ValueError(
-                    f"a parameter of shape {tuple(param.shape)} is no longer the model's: it was replaced or tied "
-                    "after the optimizer was made; make the optimizer afterwards"
-                )
-            if self.state.get(param) and self.state[param]["exp_avg"].shape != param.shape:
-                raise ValueError(
-                    f"{blocks[id(param)].name!r} has the shape {tuple(param.shape)} and its momentum "
-                    f"{tuple(self.state[param]['exp_avg'].shape)}: it was resized after the optimizer was made "
-                    "(resize_token_embeddings); make the optimizer afterwards"
-                )
+            block = blocks[id(param)]
+            check_parameter(param, block, self.state.get(param))
             used = param.requires_grad or param.grad is not None
             if not self.state.get(param) and used and param.numel():
-                block = blocks[id(param)]
                 self.state[param] = initial_state(
                     self.config, self._preconditioner, param, block, param.device, self._pretrained
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,6 +62,24 @@ def initial_state(
     if preconditioner.measures(block):
         preconditioner.init(state, block.layouts, like)
     return state
+
+
+def check_parameter(param: Tensor, block: Block, state: Mapping[str, Tensor] | None) -> None:
+    """Refuses a parameter that is another than the optimizer was made for.
+
+    Raises:
+        ValueError: it was replaced in its module, or resized.
+    """
+    if not block.is_current():
+        raise ValueError(
+            f"a parameter of shape {tuple(param.shape)} is no longer the model's: it was replaced or tied "
+            "after the optimizer was made; make the optimizer afterwards"
+        )
+    if state and state["exp_avg"].shape != param.shape:
+        raise ValueError(
+            f"{block.name!r} has the shape {tuple(param.shape)} and its momentum {tuple(state['exp_avg'].shape)}: it "
+            "was resized after the optimizer was made (resize_token_embeddings); make the optimizer afterwards"
+        )
 
 
 def checked_state(

@@ -1,9 +1,15 @@
-"""The optimizers that are compared, all with the same weight decay on the same parameters."""
+"""The optimizers that are compared, all with the same weight decay on the same parameters.
+
+Three numbers of an arm are tuned: its learning rate, its momentum, and the ratio r of the learning rate of tables and
+heads to that of everything else. Muon, NorMuon and SOAP-Muon share one routing (``roles``, ``peers.matrices``): hidden
+matrices get their update, one a part of a fused projection; tables, heads and vectors get AdamW with β (0.9, 0.95), at
+the same learning rate, times r for tables and heads.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -14,34 +20,76 @@ from transformers import Adafactor
 
 from adafisher_hf import AdaFisherW
 
+from .roles import tables
+
 WEIGHT_DECAY = 0.1
+BETA2 = 0.95
 
 Groups = list[dict[str, Any]]
 Build = Callable[..., torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
+class Point:
+    """What an arm is set to; None: the arm has no momentum."""
+
+    lr: float
+    momentum: Any
+    ratio: float
+
+    def __str__(self) -> str:
+        return f"{rate(self.lr)}, {beta(self.momentum)}, {self.ratio:g}"
+
+
+@dataclass(frozen=True)
 class Arm:
-    """An optimizer under a name. ``make(groups, model, lr=…, **knobs)`` builds it."""
+    """An optimizer under a name. ``make(groups, model, lr=…, **knobs)`` builds it.
+
+    Attributes:
+        ratio: learning rate of tables and heads, as a multiple of that of the rest; None: the optimizer's own.
+        finds_tables: the optimizer knows tables and heads by itself, and takes the ratio as ``vocabulary_lr``.
+        momentum: under which name ``make`` takes the momentum.
+        momenta: what it may be.
+        start: where tuning begins.
+    """
 
     name: str
     make: Build
     knobs: Mapping[str, Any] = field(default_factory=dict)
+    ratio: float | None = None
+    finds_tables: bool = False
+    momentum: str = ""
+    momenta: tuple[Any, ...] = (None,)
+    start: Point = Point(3e-3, None, 4.0)
 
     def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "optimizer": self.make.__name__, "knobs": dict(self.knobs)}
+        ratio = {} if self.ratio is None else {"ratio": self.ratio}
+        return {"name": self.name, "optimizer": self.make.__name__, "knobs": dict(self.knobs), **ratio}
+
+    def at(self, point: Point) -> Arm:
+        """The same with this momentum and ratio."""
+        momentum = {} if point.momentum is None else {self.momentum: point.momentum}
+        return replace(self, knobs={**self.knobs, **momentum}, ratio=point.ratio)
 
     def build(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-        return self.make(decay_groups(model), model, lr=lr, **self.knobs)
+        if self.ratio is None:
+            return self.make(decay_groups(model, lr), model, lr=lr, **self.knobs)
+        if self.finds_tables:
+            return self.make(decay_groups(model, lr), model, lr=lr, vocabulary_lr=self.ratio, **self.knobs)
+        return self.make(decay_groups(model, lr, self.ratio), model, lr=lr, **self.knobs)
 
 
-def decay_groups(model: nn.Module) -> Groups:
-    """Matrices decay, norm weights and biases do not."""
+def decay_groups(model: nn.Module, lr: float, ratio: float = 1.0) -> Groups:
+    """Matrices decay, norm weights and biases do not; tables and heads learn at ``ratio`` times the rate."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [parameter for parameter in parameters if parameter.dim() > 1], "weight_decay": WEIGHT_DECAY},
-        {"params": [parameter for parameter in parameters if parameter.dim() < 2], "weight_decay": 0.0},
+    faster = tables(model) if ratio != 1 else set()
+    matrices = [parameter for parameter in parameters if parameter.dim() > 1]
+    groups = [
+        {"params": [p for p in matrices if id(p) not in faster], "lr": lr, "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in matrices if id(p) in faster], "lr": ratio * lr, "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in parameters if p.dim() < 2], "lr": lr, "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
 
 
 def adamw(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
@@ -74,28 +122,31 @@ def soap(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimize
     return SOAP(groups, **knobs)
 
 
-def muon(groups: Groups, model: nn.Module, *, lr: float, **knobs: Any) -> torch.optim.Optimizer:
-    """Muon for the matrices of the hidden layers, AdamW for the rest, as its author says; one learning rate for both.
+def muon(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
+    from .peers.muon import Muon
 
-    (``use_adjusted_lr`` gives Muon's update the size of AdamW's.)
-    """
-    from pytorch_optimizer import Muon
-
-    outer = {
-        id(layer.weight)
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Embedding) or name.endswith("head")
-    }
-
-    def is_hidden(parameter: nn.Parameter) -> bool:
-        return parameter.dim() > 1 and id(parameter) not in outer
-
-    parts = [
-        {**group, "params": [p for p in group["params"] if is_hidden(p) is use_muon], "use_muon": use_muon, "lr": lr}
-        for group in groups
-        for use_muon in (True, False)
-    ]
-    return Muon([part for part in parts if part["params"]], use_adjusted_lr=True, **knobs)
+    return Muon(groups, model, **knobs)
 
 
-ADAMW = Arm("AdamW", adamw, {"betas": [0.9, 0.95]})
+def normuon(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
+    from .peers.normuon import NorMuon
+
+    return NorMuon(groups, model, **knobs)
+
+
+def soap_muon(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
+    from .peers.soap_muon import SoapMuon
+
+    return SoapMuon(groups, model, **knobs)
+
+
+def rate(lr: float) -> str:
+    mantissa, exponent = f"{lr:.0e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def beta(momentum: Any) -> str:
+    """As in a table: an arm without one has a dash."""
+    if momentum is None:
+        return "–"
+    return f"{momentum:g}" if isinstance(momentum, float) else f"({', '.join(f'{part:g}' for part in momentum)})"

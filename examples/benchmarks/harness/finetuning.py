@@ -144,16 +144,16 @@ def topics(max_length: int) -> Material:
     return Material(encoded, DataCollatorWithPadding(tokenizer), make_model)
 
 
-def digits() -> Material:
+def digits(**sizes: int) -> Material:
     """A small vision transformer from random weights, on scikit-learn's digits."""
     splits = _with_tuning(*load_digits(LimitArguments()))
-    config = small_vit(VisionArguments(), splits["train"].features["labels"].names)
+    config = small_vit(VisionArguments(**sizes), splits["train"].features["labels"].names)
     return Material(splits, default_data_collator, lambda: ViTForImageClassification(config))
 
 
-def headlines() -> Material:
+def headlines(**arguments: int) -> Material:
     """A small T5 from random weights, writing the headlines of BBC News articles."""
-    sizes = HeadlineArguments()
+    sizes = HeadlineArguments(**arguments)
     splits = _with_tuning(*load_headlines(sizes))
     tokenizer = train_tokenizer(text for article in splits["train"] for text in article.values())
     config = small_t5(sizes, tokenizer)

@@ -23,25 +23,28 @@ class Journal:
     def __init__(self, path: Path):
         self.path = path
         self._entries: list[dict[str, Any]] = []
+        self._runs: dict[str, Run] = {}
         if path.exists():
             try:
                 self._entries = json.loads(path.read_text())["runs"]
+                self._runs = {_key(entry["setting"]): Run(**entry["run"]) for entry in self._entries}
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(f"{path}: not a file of benchmark runs") from error
 
     def find(self, setting: dict[str, Any]) -> Run | None:
-        for entry in self._entries:
-            if _key(entry["setting"]) == _key(setting):
-                return Run(**entry["run"])
-        return None
+        return self._runs.get(_key(setting))
+
+    def add(self, setting: dict[str, Any], run: Run) -> None:
+        self._entries.append({"setting": setting, "run": run.to_json()})
+        self._runs[_key(setting)] = run
+        self._write()
 
     def run_once(self, setting: dict[str, Any], run: Callable[[], Run]) -> Run:
         """The run of this setting, made now unless an earlier one is at hand."""
         found = self.find(setting)
         if found is None:
             found = run()
-            self._entries.append({"setting": setting, "run": found.to_json()})
-            self._write()
+            self.add(setting, found)
         return found
 
     def _write(self) -> None:

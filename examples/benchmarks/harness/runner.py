@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from adafisher_hf import __version__
 
 from .arms import Arm
-from .problem import Problem, Split
+from .problem import Problem, Scores, Split
 
 WARMUP_SHARE = 0.1
 CLIP = 1.0
@@ -23,13 +23,18 @@ EVALUATIONS = 6
 
 @dataclass(frozen=True)
 class Run:
-    """What is kept of a run. ``final``, a loss, is None where it diverged: infinity is not JSON."""
+    """What is kept of a run. ``final``, a loss, is None where it diverged: infinity is not JSON.
+
+    Attributes:
+        shifted: the loss on text of another kind than the training text's.
+    """
 
     curve: list[tuple[int, float]]
     final: float | None
     step_ms: float
     state_bytes_per_parameter: float
     accuracy: float | None = None
+    shifted: float | None = None
 
     @property
     def loss(self) -> float:
@@ -91,21 +96,22 @@ def train(
     training = Training(problem, arm, lr=lr, seed=seed, steps=steps)
     due = {round(steps * k / evaluations) for k in range(1, evaluations + 1)}
     curve: list[tuple[int, float]] = []
-    accuracy = None
+    scores = Scores(math.nan)
     for step in range(1, steps + 1):
         training.step()
         if step in due:
-            loss, accuracy = problem.evaluate(training.model, split)
-            if not math.isfinite(loss):
+            scores = problem.evaluate(training.model, split)
+            if not math.isfinite(scores.loss):
                 break
-            curve.append((step, loss))
+            curve.append((step, scores.loss))
     reached_the_end = bool(curve) and curve[-1][0] == steps
     return Run(
         curve=curve,
-        final=curve[-1][1] if reached_the_end else None,
+        final=scores.loss if reached_the_end else None,
         step_ms=1e3 * training.seconds / training.steps_done,
         state_bytes_per_parameter=training.state_bytes_per_parameter(),
-        accuracy=accuracy if reached_the_end else None,
+        accuracy=scores.accuracy if reached_the_end else None,
+        shifted=scores.shifted if reached_the_end else None,
     )
 
 

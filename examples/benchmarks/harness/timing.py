@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from .arms import Arm
 from .problem import Problem
@@ -54,17 +55,33 @@ def time_arms(
 ) -> dict[str, Timing]:
     """Times the first ``STEPS`` steps of every arm; or reads the file of an earlier call for the same arms."""
     steps = STEPS if steps is None else steps
-    question = {"arms": [arm.describe() for arm in arms], "steps": steps, "problem": problem.describe()}
-    if path.exists():
-        stored = json.loads(path.read_text())
-        if stored["question"] == question:
-            return {name: Timing(**values) for name, values in stored["timings"].items()}
+    known = read_timings(problem, arms, path, steps)
+    if known is not None:
+        return known
     turns = _take_turns(problem, arms, rates, steps)
     timings = {name: Timing(seconds, steps) for name, seconds in turns.items()}
+    question = _question(problem, arms, steps)
     content = {"question": question, "timings": {name: asdict(timing) for name, timing in timings.items()}}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1))
     return timings
+
+
+def read_timings(
+    problem: Problem, arms: Sequence[Arm], path: Path, steps: int | None = None
+) -> dict[str, Timing] | None:
+    """What the file of an earlier call for the same arms says."""
+    if not path.exists():
+        return None
+    stored = json.loads(path.read_text())
+    # Through JSON, which turns tuples into lists.
+    if stored["question"] != json.loads(json.dumps(_question(problem, arms, STEPS if steps is None else steps))):
+        return None
+    return {name: Timing(**values) for name, values in stored["timings"].items()}
+
+
+def _question(problem: Problem, arms: Sequence[Arm], steps: int) -> dict[str, Any]:
+    return {"arms": [arm.describe() for arm in arms], "steps": steps, "problem": problem.describe()}
 
 
 def _take_turns(

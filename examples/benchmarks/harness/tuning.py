@@ -1,27 +1,50 @@
-"""Which learning rate an arm gets: the same grid and the same rule for every arm."""
+"""How an arm is set: the same ladders and the same rule for every arm, one number after the other.
+
+From where it stands, an arm tries the next rung above and below and goes on in the better direction until both
+neighbours are worse: learning rate, momentum, ratio of the tables' learning rate, then the learning rate once more.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from typing import Any
 
-GRID = (1e-3, 3e-3, 6e-3, 1e-2)
-BELOW = (3e-4, 1e-4)
-ABOVE = (3e-2, 1e-1, 3e-1)
+from .arms import Arm, Point
 
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 6e-3, 1e-2, 2e-2, 3e-2, 6e-2, 1e-1, 3e-1)
+RATIOS = (1.0, 4.0, 16.0, 64.0)
+COORDINATES = ("lr", "momentum", "ratio", "lr")
+USUAL_RUNS = 10  # of an arm that starts near its best learning rate
 
-def tune(loss_at: Callable[[float], float]) -> dict[float, float]:
-    """The loss at each learning rate that was tried, in ascending order.
-
-    The grid grows while its best rate lies on an edge: an arm whose rates live elsewhere is not judged by the others'.
-    """
-    losses = {lr: loss_at(lr) for lr in GRID}
-    for rungs, edge in ((ABOVE, max), (BELOW, min)):
-        for lr in rungs:
-            if best(losses) != edge(losses):
-                break
-            losses[lr] = loss_at(lr)
-    return dict(sorted(losses.items()))
+Search = Generator[list[Point], list[float], dict[Point, float]]
 
 
-def best(losses: dict[float, float]) -> float:
+def tune(arm: Arm, start: Point, coordinates: Sequence[str] = COORDINATES) -> Search:
+    """Yields points, is sent the loss at each, and returns the losses of all points."""
+    ladders: dict[str, Sequence[Any]] = {"lr": RATES, "momentum": arm.momenta, "ratio": RATIOS}
+    losses: dict[Point, float] = {}
+    point = start
+    for name in coordinates:
+        point = yield from _walk(point, name, ladders[name], losses)
+    return losses
+
+
+def best(losses: dict[Any, float]) -> Any:
     return min(losses, key=losses.__getitem__)
+
+
+def _walk(
+    point: Point, name: str, ladder: Sequence[Any], losses: dict[Point, float]
+) -> Generator[list[Point], list[float], Point]:
+    while True:
+        rung = ladder.index(getattr(point, name))
+        around = [replace(point, **{name: value}) for value in ladder[max(0, rung - 1) : rung + 2]]
+        new = [neighbour for neighbour in around if neighbour not in losses]
+        if new:
+            losses.update(zip(new, (yield new), strict=True))
+        # A step only where it is a gain: on a plain of infinities the walk would go round in circles.
+        top = min(around, key=losses.__getitem__)
+        if losses[top] >= losses[point]:
+            return point
+        point = top

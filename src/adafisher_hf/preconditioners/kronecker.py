@@ -159,10 +159,10 @@ class Kronecker(Diagonal):
         numbers = [sum(math.prod(layout.shape) for layout in some) for some in (cut, hidden)]
         longest = max(max(layout.shape[1:]) for layout in cut)
         return (
-            f"structure='kronecker' keeps a diagonal on at least one side of {numbers[0] / numbers[1]:.0%} of the numbers "
-            f"in hidden matrices: sides are up to {longest} long, max_factor_dim={self.max_factor_dim}. For such widths "
-            f"structure='orthogonal' costs less; max_factor_dim={longest} gives the factors, for memory and time that "
-            "grow with its square and cube"
+            f"structure='kronecker' keeps a diagonal on at least one side of {numbers[0] / numbers[1]:.0%} of the "
+            f"numbers in hidden matrices: sides are up to {longest} long, max_factor_dim={self.max_factor_dim}. For "
+            f"such widths structure='orthogonal' costs less; max_factor_dim={longest} gives the factors, for memory "
+            "and time that grow with its square and cube"
         )
 
     def init(self, state: State, layouts: list[Layout], like: Tensor) -> None:
