@@ -37,6 +37,7 @@ EXPERTS = dict(
     hidden_size=WIDTH, intermediate_size=6, num_local_experts=2, num_experts_per_tok=2, experts_implementation="eager"
 )  # fmt: skip
 GPT = dict(vocab_size=32, n_embd=WIDTH, n_layer=2, n_head=2, n_positions=32)
+CROSS = dict(GPT, add_cross_attention=True)
 FALCON = dict(vocab_size=32, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
 BERT = dict(TEXT, cls_token_id=1, sep_token_id=1)
 DBRX = dict(
@@ -100,7 +101,7 @@ SEES_EARLIER_TOKENS = "kv"
 
 ATTENTIONS = {
     "gpt2": ("c_attn", "qkv", *causal(t.GPT2Config, GPT)),
-    "gpt2-cross": ("crossattention.c_attn", "kv", *causal(t.GPT2Config, GPT | {"add_cross_attention": True})[:1], across),
+    "gpt2-cross": ("crossattention.c_attn", "kv", causal(t.GPT2Config, CROSS)[0], across),
     "openai-gpt": ("c_attn", "qkv", *causal(t.OpenAIGPTConfig, GPT)),
     "gpt_bigcode": ("c_attn", "qkv", *causal(t.GPTBigCodeConfig, GPT | {"multi_query": False})),
     "gpt_bigcode-mq": ("c_attn", "qkv", *causal(t.GPTBigCodeConfig, GPT | {"multi_query": True})),
