@@ -14,13 +14,17 @@ from adafisher_hf.config.knobs import allowed_of
 from adafisher_hf.preconditioners import CALIBRATED, PRECONDITIONERS
 
 FIRST = ("mode", "structure")
-CHANGING = {"gamma": "0.95, then 0.8", "token_stride": "up to 4"}  # defaults that no constant stands for
+CHANGING = {
+    "gamma": "0.95, then 0.8",
+    "token_stride": "up to 4",
+    "vocabulary_lr": "by the weights",
+}  # defaults that no constant stands for
 PAGE = Path(__file__).parent / "options.md"
 TEXT = """# Options
 
 Nothing has to be set: `optim="adafisherw"` alone is a complete configuration. Learning rate, weight decay, its
 exclusions and the schedule stay in `TrainingArguments`, as with any optimizer; `adam_beta1` is the momentum's decay
-unless `beta` is set, and `adam_beta2` and `adam_epsilon` are not used.
+unless `beta` is set or it is left at 0.9 and the structure has another, and `adam_beta2` and `adam_epsilon` are not used.
 
 ## Where they go
 
@@ -83,7 +87,7 @@ So is an option that has no effect with the chosen mode and structure, unless it
 try:
     TrainingArguments(output_dir="out", optim="adafisherw", optim_args="basis_interval=5")
 except ValueError as error:
-    assert "it belongs to structure='kronecker'" in str(error)
+    assert "it belongs to structure='kronecker' or" in str(error)
 ```
 
 Schedules that cycle the momentum, `OneCycleLR` and `CyclicLR`, move `beta`. When a run is resumed, options marked
@@ -123,7 +127,7 @@ def defaults() -> str:
     lines = [["mode", "structure", *keys], ["---"] * (2 + len(keys))]
     for name, entry in PRECONDITIONERS.items():
         structure = name if entry.mode == CALIBRATED else "diagonal"
-        values = (str(entry.defaults.get(key, CHANGING.get(key))) for key in keys)
+        values = (str(entry.all_defaults().get(key, CHANGING.get(key))) for key in keys)
         lines.append([f"`{entry.mode}`", f"`{structure}`", *values])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"## Defaults by mode and structure\n\n{table}\n"

@@ -204,7 +204,7 @@ def test_memory_is_that_of_a_step(folder, capsys):
     args = "structure=kronecker,max_factor_dim=8"
     assert main(["coverage", str(folder), "--memory", "--json", "--optim_args", args]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["setting"] for row in rows][::6] == ["AdamW", args]
+    assert [rows[0]["setting"], rows[-1]["setting"]] == ["AdamW", args]
     ids = torch.zeros(1, 3, dtype=torch.long)
     for row in rows:
         model = GPT2LMHeadModel(small_gpt2())

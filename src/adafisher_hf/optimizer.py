@@ -107,9 +107,6 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         except BaseException:
             self.close()
             raise
-        advice = self._preconditioner.advice(block.layouts[0] for block in self._statistics)
-        if advice is not None:
-            logger.warning(advice)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, checks it, and hooks the modules that own its parameters (unfreezing in mid-training).
@@ -301,6 +298,7 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         step = self.param_groups[0]["step"]
         if step == 0:
             self._statistics.warn_of_head_without_forward()
+            self._tell_advice()
         self._statistics.reduce()
         if not self._statistics.has_news():
             return
@@ -317,6 +315,11 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         if self._preconditioner.renews:
             changed += self._renew(step)
         self._directions.forget(changed)
+
+    def _tell_advice(self) -> None:
+        advice = self._preconditioner.advice(block.layouts[0] for block in self._statistics)
+        if advice is not None:
+            logger.warning(advice)
 
     def _renew(self, step: int) -> list[Block]:
         due = [

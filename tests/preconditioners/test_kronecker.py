@@ -208,7 +208,8 @@ def test_rotated_second_moment_follows_the_squared_rotated_gradient(monkeypatch)
 
 @pytest.mark.parametrize(("longest", "share"), [(8, None), (7, "100%"), (5, "100%")])
 def test_says_when_it_is_not_one(longest, share, caplog):
-    AdaFisherW(tiny(), structure="kronecker", max_factor_dim=longest)
+    model = tiny()
+    train(model, AdaFisherW(model, structure="kronecker", max_factor_dim=longest), tiny_batches(2))
     told = [record.message for record in caplog.records if "max_factor_dim" in record.message]
     assert len(told) == (share is not None)
     if share:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 SETTINGS = (
     "structure=diagonal",
     "structure=diagonal,state_dtype=bfloat16",
+    "structure=orthogonal",
     "structure=kronecker",
     "structure=kronecker,state_dtype=bfloat16",
     "structure=kronecker,second_moment=rotated",
