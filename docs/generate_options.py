@@ -24,7 +24,8 @@ TEXT = """# Options
 
 Nothing has to be set: `optim="adafisherw"` alone is a complete configuration. Learning rate, weight decay, its
 exclusions and the schedule stay in `TrainingArguments`, as with any optimizer; `adam_beta1` is the momentum's decay
-unless `beta` is set or it is left at 0.9 and the structure has another, and `adam_beta2` and `adam_epsilon` are not used.
+unless `beta` is set (or the structure has another and `adam_beta1` is left at 0.9); `adam_beta2` and `adam_epsilon` are
+not used.
 
 ## Where they go
 

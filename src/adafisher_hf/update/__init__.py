@@ -8,9 +8,7 @@ from __future__ import annotations
 import pkgutil
 from typing import Any
 
-KERNELS: dict[
-    str, Any
-] = {  # a module (or anything) that has ``advance``, ``ahead``, ``apply``, or its name in this package
+KERNELS: dict[str, Any] = {  # whatever has ``advance``, ``ahead`` and ``apply``, or a module of this package
     "auto": "foreach",
     "plain": "plain",
     "foreach": "foreach",
