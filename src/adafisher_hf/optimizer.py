@@ -25,6 +25,7 @@ from .schedule import Schedule
 from .state import check_parameter, checked_state, initial_state, restore_dtypes
 from .statistics.counts import keep_token_counts, restore_token_counts
 from .statistics.model import Block, ModelStatistics
+from .statistics.telling import warn
 from .update import load_kernel
 from .update.batch import Hyper
 from .update.collect import collect
@@ -319,7 +320,7 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
     def _tell_advice(self) -> None:
         advice = self._preconditioner.advice(block.layouts[0] for block in self._statistics)
         if advice is not None:
-            logger.warning(advice)
+            warn(logger, advice)
 
     def _renew(self, step: int) -> list[Block]:
         due = [

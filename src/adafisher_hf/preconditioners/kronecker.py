@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..layers import Layout
+from ..statistics.telling import warn
 from .base import Direction, Need, Sides, State, diagonal_of, is_normal, ratio
 from .diagonal import Diagonal
 from .quotient import Quotient
@@ -241,7 +242,7 @@ class Kronecker(Diagonal):
             return torch.linalg.eigh(matrix)[1]
         except RuntimeError as error:
             self.failures += 1
-            logger.warning("a Kronecker factor kept its old basis: %s", error)
+            warn(logger, "a Kronecker factor kept its old basis: %s", error)
             return torch.full_like(matrix, float("nan"))
 
 

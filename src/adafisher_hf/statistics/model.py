@@ -27,6 +27,7 @@ from .reduce import reduce_over_ranks
 from .roles import Roles
 from .sums import Sums
 from .tap import Gate, Tap
+from .telling import warn
 
 logger = logging.getLogger(__name__)
 
@@ -201,10 +202,11 @@ class ModelStatistics:
             return True
         if not self.has_measured and not self._silence_was_told:
             self._silence_was_told = True
-            logger.warning(
+            warn(
+                logger,
                 "no layer was measured although there are gradients: every parameter uses its gradient alone. Was the "
                 "model compiled and run before the optimizer was made, or does a copy of it run? Make the optimizer "
-                "first, of the model that is trained"
+                "first, of the model that is trained",
             )
         return not self.has_measured
 
@@ -234,7 +236,8 @@ class ModelStatistics:
         weight = getattr(head, "weight", None)
         if tap is None or tap.sums is not None or not self.fired() or weight is None or weight.grad is None:
             return
-        logger.warning(
+        warn(
+            logger,
             "%s did not run, but got a gradient: a fused loss (Liger's, TRL's) computes it where no hook can see "
             "it. A tied embedding then has the curvature of its look-ups alone, an untied head that of "
             "its gradient. Liger's can be turned off (use_liger_kernel=False), TRL's SFT loss cannot.",
