@@ -11,7 +11,7 @@ from adafisher_hf import AdaFisher, AdaFisherW
 from adafisher_hf.layers import Layout
 from adafisher_hf.preconditioners.diagonal import Diagonal
 from adafisher_hf.preconditioners.quotient import Quotient
-from adafisher_hf.statistics.model import Use
+from adafisher_hf.statistics.block import Use
 from adafisher_hf.statistics.sums import Sums
 from tests.models import next_token_loss, tiny, tiny_batches
 from tests.test_invariance import STRUCTURES, every_structure

@@ -27,7 +27,7 @@ from adafisher_hf.layers import Tokens
 from adafisher_hf.preconditioners import PRECONDITIONERS, Entry
 from adafisher_hf.preconditioners.base import Direction
 from adafisher_hf.preconditioners.kronecker import Kronecker, RotatedQuotient
-from adafisher_hf.statistics.model import Wanted
+from adafisher_hf.statistics.block import Wanted
 from adafisher_hf.statistics.sums import second_moment
 from adafisher_hf.statistics.tap import Tap
 from benchmarks.harness.arms import Arm, Groups, adafisherw

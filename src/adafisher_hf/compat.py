@@ -218,6 +218,12 @@ def is_tuner_layer(module: nn.Module) -> bool:
     return isinstance(module, getattr(utils, "BaseTunerLayer", ()))
 
 
+def is_lora_layer(module: nn.Module) -> bool:
+    """Whether a module has LoRA adapters of its own: A, then B, beside what it adapts (peft 0.21, public; as above)."""
+    layer = sys.modules.get("peft.tuners.lora.layer")
+    return isinstance(module, getattr(layer, "LoraLayer", ())) and not is_param_wrapper(module)
+
+
 # Mixture-of-experts models; transformers 5.2 to 5.23. ---------------------------------------------------------------
 
 

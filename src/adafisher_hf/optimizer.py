@@ -23,8 +23,9 @@ from .preconditioners.base import Preconditioner
 from .ranks import DEEPSPEED, any_rank, check_wrapping, is_distributed, local, refuse_replica
 from .schedule import Schedule
 from .state import check_parameter, checked_state, initial_state, restore_dtypes
+from .statistics.block import Block
 from .statistics.counts import keep_token_counts, restore_token_counts
-from .statistics.model import Block, ModelStatistics
+from .statistics.model import ModelStatistics
 from .statistics.telling import warn
 from .update import load_kernel
 from .update.batch import Hyper
@@ -88,7 +89,7 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         self._schedule = Schedule(
             config.update_warmup or 0, config.update_interval, config.gamma, config.basis_interval
         )
-        self._directions = Directions(self._preconditioner)
+        self._directions = Directions(self._preconditioner, config.pair_damping if config.takes_pairs else None)
         self._statistics = ModelStatistics(
             model,
             self._preconditioner.wanted(),
@@ -127,6 +128,8 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
             follow_momentum([group])
             group.setdefault("config", written(self.config, group))
             self._statistics.add(group["params"])
+            if self.config.takes_pairs:
+                self._statistics.refuse_parted_pairs(group["params"] for group in self.param_groups)
         except BaseException:
             self.param_groups.pop()
             raise
@@ -198,7 +201,9 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
 
     def coverage_rows(self) -> list[CoverageRow]:
         """Which kind of curvature each of the optimizer's parameters has, in the order of the model."""
-        return coverage_of_blocks(self._statistics.model, self._statistics, self._preconditioner)
+        return coverage_of_blocks(
+            self._statistics.model, self._statistics, self._preconditioner, self.config.takes_pairs
+        )
 
     def attach_scaler(self, scaler: Any | None) -> None:
         """Takes the handle of a GradScaler: paper and reference modes need δ without its loss scale."""

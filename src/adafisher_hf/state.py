@@ -14,8 +14,8 @@ from .config.resume import changed_options, check_saved_groups, fixed_options, r
 from .layers import accumulation_dtype
 from .preconditioners.base import Preconditioner
 from .ranks import check_placement, is_sharded, local
+from .statistics.block import Block
 from .statistics.counts import TOKENS
-from .statistics.model import Block
 from .update.batch import LR_MULTIPLE
 from .update.rates import default_multiple
 

@@ -19,7 +19,9 @@ from torch import nn
 from transformers.models.bark.modeling_bark import BarkCausalModel
 from transformers.models.blip.modeling_blip import BlipAttention
 from transformers.models.dbrx.modeling_dbrx import DbrxExperts
+from transformers.models.evolla.modeling_evolla import EvollaSequenceCompressorAttention
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+from transformers.models.layoutlmv2.modeling_layoutlmv2 import LayoutLMv2SelfAttention
 from transformers.models.llama4.modeling_llama4 import Llama4TextExperts
 from transformers.models.minimax.modeling_minimax import MiniMaxLightningAttention
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
@@ -27,6 +29,7 @@ from transformers.models.moonshine.modeling_moonshine import MoonshineDecoderMLP
 from transformers.models.qwen2_vl.modeling_qwen2_vl import VisionAttention
 from transformers.models.sam.modeling_sam import SamVisionAttention
 from transformers.models.zamba.modeling_zamba import ZambaMambaMixer
+from transformers.models.zamba2.modeling_zamba2 import Zamba2MambaMixer
 
 from adafisher_hf.layers.fused import Fused, fused_parts, looks_fused, output_dim
 from tests.architectures import CASES, GROUPED, TEXT, VISION, build
@@ -45,6 +48,9 @@ DBRX = dict(
     attn_config=dict(kv_n_heads=2, clip_qkv=8.0, rope_theta=1e4), ffn_config=dict(ffn_hidden_size=24, hidden_size=32),
 )  # fmt: skip
 BARK = dict(input_vocab_size=32, output_vocab_size=32, hidden_size=WIDTH, num_layers=2, num_heads=2, block_size=32)
+LAYOUT = dict(
+    hidden_size=WIDTH, num_attention_heads=2, has_relative_attention_bias=False, has_spatial_attention_bias=False
+)
 JETMOE = dict(EXPERTS, vocab_size=32, num_hidden_layers=2, num_key_value_heads=2, kv_channels=8)
 GRANITE = dict(
     TEXT, num_key_value_heads=1, num_local_experts=2, num_experts_per_tok=2, shared_intermediate_size=6
@@ -59,10 +65,11 @@ QWEN = dict(
 )  # fmt: skip
 QWEN_FULL = dict(QWEN, layer_types=["linear_attention", "full_attention"])
 QWEN_LINEAR = dict(QWEN, layer_types=["full_attention", "linear_attention"])
-STATES = dict(vocab_size=32, hidden_size=WIDTH, num_hidden_layers=2, use_conv_bias=False, state_size=4)
+STATES = dict(vocab_size=32, hidden_size=WIDTH, num_hidden_layers=2, state_size=4)
 MAMBA = dict(STATES, time_step_rank=3)
 MAMBA2 = dict(STATES, num_heads=4, head_dim=8, n_groups=2, chunk_size=4)
-ZAMBA = dict(hidden_size=WIDTH, mamba_d_state=4, mamba_dt_rank=3, mamba_conv_bias=False)
+ZAMBA = dict(hidden_size=WIDTH, mamba_d_state=4, mamba_dt_rank=3)
+ZAMBA2 = dict(hidden_size=WIDTH, mamba_d_state=4, n_mamba_heads=4, mamba_headdim=8, mamba_ngroups=2, chunk_size=4)
 LFM2 = dict(TEXT, num_key_value_heads=1, layer_types=["full_attention", "conv"])
 LIGHTNING = dict(GROUPED, layer_types=["linear_attention"] * 2)
 
@@ -95,6 +102,11 @@ def seen(attention, tokens):
     return attention(vectors(tokens, WIDTH), **at)[None]
 
 
+def compressed(attention, tokens):
+    """The last of the tokens that it attends to is the one that attends."""
+    return attention(vectors(1, tokens - 1, WIDTH), vectors(1, 1, WIDTH), torch.ones(1, tokens))
+
+
 # What a part is: a query, a key, a value, a gate of the output.
 SEES_ONE_TOKEN = "vg"
 SEES_EARLIER_TOKENS = "kv"
@@ -121,6 +133,9 @@ ATTENTIONS = {
     "deberta": ("in_proj", "qkv", *causal(t.DebertaConfig, TEXT, t.DebertaForMaskedLM)),
     "bark": ("att_proj", "qkv", *causal(t.BarkSemanticConfig, BARK, BarkCausalModel)),
     "jetmoe": ("kv_proj", "kv", *causal(t.JetMoeConfig, JETMOE)),
+    "evolla": ("to_kv", "kv", lambda: EvollaSequenceCompressorAttention(WIDTH, 8, 2), compressed),
+    "layoutlmv2": ("qkv_linear", "qkv", lambda: LayoutLMv2SelfAttention(t.LayoutLMv2Config(**LAYOUT)),
+                   lambda attention, tokens: attention(vectors(1, tokens, WIDTH), torch.zeros(tokens))[0]),
     "deepseek_v3-b": ("kv_b_proj", "kv", *causal(t.DeepseekV3Config, LATENT)),
     "deepseek_v3-a": ("kv_a_proj_with_mqa", "vk", *causal(t.DeepseekV3Config, LATENT)),
     "qwen3_next-full": ("q_proj", "qg", *causal(t.Qwen3NextConfig, QWEN_FULL)),
@@ -203,7 +218,23 @@ def chosen(experts, tokens):
     return experts(x, torch.tensor([[0, 1]] * tokens), torch.full((tokens, 2), 0.5))
 
 
+class SwiGLU(nn.Module):
+    """DINOv2's, in transformers 5.2."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights_in = nn.Linear(WIDTH, 12)
+        self.weights_out = nn.Linear(6, WIDTH)
+
+    def forward(self, x):
+        gate, up = self.weights_in(x).chunk(2, dim=-1)
+        return self.weights_out(nn.functional.silu(gate) * up)
+
+
 EITHER = {0: [1], 1: [0]}  # of two factors
+
+# Gate, x, B, C, Δ: where nothing goes through the state, x still goes past it.
+PAST_THE_STATE = {0: [1, 2, 3, 4], 1: [0, 2, 3, 4], 2: [3, 4], 3: [2, 4]}
 
 
 def each(count):
@@ -221,6 +252,7 @@ PRODUCTS = {
     "jetmoe": ("mlp.input_linear.weight", EITHER, *causal(t.JetMoeConfig, JETMOE)),
     "moonshine": ("fc1.weight", EITHER, lambda: MoonshineDecoderMLP(
         t.MoonshineConfig(hidden_size=WIDTH, intermediate_size=6), "silu"), mixed),
+    "dinov2": ("weights_in.weight", EITHER, SwiGLU, mixed),
     "mixtral": ("gate_up_proj", EITHER, lambda: MixtralExperts(t.MixtralConfig(**EXPERTS)), chosen),
     # The other factor is up + 1.
     "gpt_oss": ("gate_up_proj", {0: [1]}, lambda: GptOssExperts(t.GptOssConfig(**EXPERTS)), chosen),
@@ -230,9 +262,8 @@ PRODUCTS = {
                 lambda attention, tokens: attention(vectors(1, tokens, WIDTH), None, None)[0]),
     "mamba": ("in_proj.weight", EITHER, *causal(t.MambaConfig, MAMBA)),
     "mamba-x": ("x_proj.weight", {1: [0, 2], 2: [0, 1]}, *causal(t.MambaConfig, MAMBA)),
-    # Gate, x, B, C, Δ: where nothing goes through the state, x still goes past it.
-    "mamba2": ("in_proj.weight", {0: [1, 2, 3, 4], 1: [0, 2, 3, 4], 2: [3, 4], 3: [2, 4]}, *causal(
-        t.Mamba2Config, MAMBA2)),
+    "mamba2": ("in_proj.weight", PAST_THE_STATE, *causal(t.Mamba2Config, MAMBA2)),
+    "zamba2": ("in_proj.weight", PAST_THE_STATE, lambda: Zamba2MambaMixer(t.Zamba2Config(**ZAMBA2), 0), mixed),
     "zamba": ("in_proj.weight", EITHER, lambda: ZambaMambaMixer(t.ZambaConfig(**ZAMBA), 0), mixed),
     "lfm2": ("in_proj.weight", each(3), *causal(t.Lfm2Config, LFM2)),
     "qwen3_next": ("in_proj_qkvz.weight", each(4), *causal(t.Qwen3NextConfig, QWEN_LINEAR)),
@@ -256,15 +287,19 @@ def with_part_zero(fused, parameter, dim, part):
 def test_factors_are_told_apart(name):
     parameter_name, without, make, run = PRODUCTS[name]
     model = randomised(make)
+    for convolution in (m for m in model.modules() if isinstance(m, nn.Conv1d) and m.bias is not None):
+        nn.init.zeros_(convolution.bias)  # of zeros it shall make zeros
     module_name, module, attribute = owner_of(model, parameter_name)
     fused = fused_parts(model, module_name, module, attribute)
     assert fused is not None and len(fused.sizes) > max(without)
+    biases = [n for n, _ in module.named_parameters(recurse=False) if n in ("bias", f"{attribute}_bias")]
     dim, weight, kept = output_dim(module, attribute), getattr(module, attribute), copy.deepcopy(model.state_dict())
     for part, others in without.items():
         model.load_state_dict(kept)
         model.zero_grad()
-        for bias in (b for n, b in module.named_parameters(recurse=False) if n.endswith("bias") and "down" not in n):
-            bias.data.copy_(with_part_zero(fused, bias, -1, part))
+        for bias in biases:
+            assert fused_parts(model, module_name, module, bias) == fused
+            getattr(module, bias).data.copy_(with_part_zero(fused, getattr(module, bias), -1, part))
         weight.data.copy_(with_part_zero(fused, weight, dim, part))
         weighed(run(model, 3)).backward()
         moved = [zero_or_everywhere(x.movedim(dim, -1).flatten(0, -2)) for x in fused.split(weight.grad, dim)]

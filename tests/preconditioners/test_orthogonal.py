@@ -91,7 +91,7 @@ def test_many_at_once_are_what_each_is_alone():
     directions = [direction(*shape, iteration=load_iteration("newton_schulz")) for shape in shapes]
     momenta = [torch.randn(1, *shape, dtype=torch.float64) for shape in shapes]
     out = [torch.empty_like(momentum) for momentum in momenta]
-    Orthogonalised.apply_all(directions, momenta, out)
+    Orthogonalised.apply_all(directions, momenta, out, [])
     for one, momentum, quotient in zip(directions, momenta, out, strict=True):
         torch.testing.assert_close(quotient, one.apply(momentum))
 

@@ -11,7 +11,7 @@ from adafisher_hf import AdaFisherW
 from adafisher_hf.layers import Layout
 from adafisher_hf.preconditioners.diagonal import Diagonal
 from adafisher_hf.preconditioners.kronecker import Kronecker
-from adafisher_hf.statistics.model import Use
+from adafisher_hf.statistics.block import Use
 from adafisher_hf.statistics.sums import Sums
 
 LAYOUT = Layout((1, 4, 3))

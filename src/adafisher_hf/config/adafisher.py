@@ -18,6 +18,7 @@ CONFIG_NAME = "adafisher_config.json"
 SECOND_MOMENTS = ("factors", "rotated")
 STATE_DTYPES = ("float32", "bfloat16")
 ROUNDINGS = ("kahan", "nearest")
+ADAPTERS = ("factors", "pair")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +92,13 @@ class AdaFisherConfig(OptimizerConfig):
         "orthogonal: hidden matrices that are stepped like the diagonal structure's",
         fixed=True,
     )
+    lora: str = knob(
+        "factors",
+        ADAPTERS,
+        "factors: each factor of a LoRA adapter by itself; pair: one step of their product (not LoRA+'s two rates)",
+        fixed=True,
+    )
+    pair_damping: float = knob(0.2, Interval(0, open_low=True), "lora=pair: damping of the factors' r × r Grams")
     max_factor_dim: int = knob(
         1024,
         Interval(1),
@@ -144,6 +152,11 @@ class AdaFisherConfig(OptimizerConfig):
         # number of tokens, the learning rate that goes by the weights.
         defaults = self._preconditioner().all_defaults()
         return self._with({key: value for key, value in defaults.items() if getattr(self, key) is None})
+
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether the factors of an adapter take one step."""
+        return self.lora == "pair"
 
     def excluded(self) -> tuple[str, ...]:
         """The patterns of ``orthogonal_exclude``."""

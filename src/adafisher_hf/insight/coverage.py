@@ -11,7 +11,8 @@ from ..config.adafisher import AdaFisherConfig
 from ..layers.fused import looks_fused
 from ..preconditioners import find
 from ..preconditioners.base import Preconditioner
-from ..statistics.model import Block, ModelStatistics
+from ..statistics.block import Block
+from ..statistics.model import ModelStatistics
 
 
 class CoverageRow(NamedTuple):
@@ -62,19 +63,24 @@ def coverage(model: nn.Module, config: AdaFisherConfig | None = None) -> list[Co
     statistics = ModelStatistics(model, preconditioner.wanted(), excluded=config.excluded())
     try:
         statistics.add(parameter for parameter in model.parameters() if parameter.requires_grad)
-        return coverage_of_blocks(model, statistics, preconditioner)
+        return coverage_of_blocks(model, statistics, preconditioner, config.takes_pairs)
     finally:
         statistics.close()
 
 
 def coverage_of_blocks(
-    model: nn.Module | None, blocks: Iterable[Block], preconditioner: Preconditioner
+    model: nn.Module | None, blocks: Iterable[Block], preconditioner: Preconditioner, takes_pairs: bool
 ) -> list[CoverageRow]:
-    """The same for the parameters that an optimizer holds, in the order of the model."""
+    """The same for the parameters that an optimizer holds, in the order of the model.
+
+    Args:
+        takes_pairs: the factors of an adapter take one step.
+    """
     names = [] if model is None else [name for name, _ in model.named_parameters()]
     order = {name: i for i, name in enumerate(names)}
     return [
-        _row(block, preconditioner) for block in sorted(blocks, key=lambda block: order.get(block.name, len(order)))
+        _row(block, preconditioner, takes_pairs)
+        for block in sorted(blocks, key=lambda block: order.get(block.name, len(order)))
     ]
 
 
@@ -91,9 +97,11 @@ def summarize(rows: Iterable[CoverageRow]) -> list[KindShare]:
     return sorted(shares, key=lambda share: -share.numbers)
 
 
-def _row(block: Block, preconditioner: Preconditioner) -> CoverageRow:
+def _row(block: Block, preconditioner: Preconditioner, takes_pairs: bool) -> CoverageRow:
     treatment = preconditioner.treatment(block.layouts[0]) if preconditioner.measures(block) else "momentum alone"
     if block.layouts[0].fused is None and any(looks_fused(o.module_name, o.attribute) for o in block.owners):
         treatment += " as one matrix" if block.role == "hidden" else ""
+    if takes_pairs and block.partner is not None:
+        treatment = f"one step with {block.partner.name}"
     owners = tuple(owner.module_name for owner in block.owners)
     return CoverageRow(block.name, tuple(block.parameter.shape), block.kind, owners, block.role, treatment)

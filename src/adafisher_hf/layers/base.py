@@ -70,6 +70,10 @@ class Layout:
         fits = fused is not None and self.shape[self.output_dim] == fused.length
         return dataclasses.replace(self, fused=fused) if fits else self
 
+    def turned_to(self, output_dim: int) -> Layout:
+        """The same with the outputs along this dimension, -2 or -1; for what only its gradient is known of."""
+        return self if output_dim == self.output_dim else dataclasses.replace(self, row=self.col, col=self.row)
+
     def lengths(self) -> dict[Side, int]:
         """How long the statistics of h and δ are that this parameter needs."""
         lengths: dict[Side, int] = {self.row: self.shape[1], self.col: self.shape[2]}
@@ -103,8 +107,7 @@ def gradient_layout(parameter: Tensor, owner: nn.Module | None) -> Layout:
     if len(lengths) < 2:
         return Layout((1, parameter.numel(), 1), col="unit")
     if parameter.dim() == 3 and "Expert" in type(owner).__name__:
-        row, col = ("input", "output") if getattr(owner, "is_transposed", False) else ("output", "input")
-        return Layout(tuple(parameter.shape), row, col, independent=True)  # type: ignore[arg-type]
+        return Layout(tuple(parameter.shape), independent=True)  # type: ignore[arg-type]
     cuts = [(math.prod(lengths[:i]), math.prod(lengths[i:])) for i in range(1, len(lengths))]
     return Layout((1, *min(cuts, key=sum)))
 

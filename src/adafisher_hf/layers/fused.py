@@ -247,9 +247,11 @@ def _delta_rule_joined(projection: Projection) -> Fused:
 def _in_proj(projection: Projection) -> Fused | None:
     if projection.is_in("DisentangledSelfAttention"):  # DeBERTa
         return _attention_by_head(projection)
-    if projection.size("n_mamba_heads"):  # Zamba
+    if projection.size("conv_dim"):
+        return _mamba2(projection)
+    if projection.is_in("Zamba"):
         return Fused(projection.length // 2, (1, 1))
-    return _mamba2(projection) if projection.size("conv_dim") else _product("out_proj")(projection)
+    return _product("out_proj")(projection)
 
 
 def _mamba2(projection: Projection) -> Fused:

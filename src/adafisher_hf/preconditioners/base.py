@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..layers import KINDS, Layout
-from ..statistics.model import Block, Use, Wanted
+from ..statistics.block import Block, Use, Wanted
 
 State = dict[str, Any]
 Need = Literal["element", "row", "matrix", "pair"]
@@ -26,20 +26,42 @@ class Direction(ABC):
         needs: how much of the momentum one number of the direction depends on: itself, its row, its whole matrix, or
             that of another parameter too. Where a parameter is split over ranks, they gather what is needed.
         shared: it is so dear that ranks which take the same step share the work out.
+        own_length: ``lengths`` says how long the update is, not the momentum.
+        follows: it is worked out together with the block before it.
     """
 
     needs: Need = "element"
     shared = False
+    own_length = False
+    follows = False
 
     @abstractmethod
     def apply(self, momentum: Tensor, out: Tensor | None = None) -> Tensor:
         """The direction, (stack, R, C), written into ``out`` where one is given."""
 
     @classmethod
-    def apply_all(cls, directions: Sequence[Direction], momenta: Sequence[Tensor], out: Sequence[Tensor]) -> None:
-        """Applies directions of this class, each to its momentum; for those that can work on many at once."""
+    def apply_all(
+        cls,
+        directions: Sequence[Direction],
+        momenta: Sequence[Tensor],
+        out: Sequence[Tensor],
+        weights: Sequence[Tensor],
+    ) -> None:
+        """Applies directions of this class, each to its momentum; for those that can work on many at once.
+
+        Args:
+            weights: of the parameters, same views.
+        """
         for direction, momentum, quotient in zip(directions, momenta, out, strict=True):
             direction.apply(momentum, out=quotient)
+
+    @classmethod
+    def lengths(
+        cls, directions: Sequence[Direction], out: Sequence[Tensor], weights: Sequence[Tensor]
+    ) -> list[tuple[Tensor, Tensor] | None]:
+        """Of directions of this class that have a length of their own: the length that ``out`` should have, in units of
+        the learning rate, and the one that it has, shape (); None where the momentum's counts."""
+        return [None] * len(directions)
 
     @abstractmethod
     def dense(self) -> Tensor:

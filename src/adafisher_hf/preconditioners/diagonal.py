@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..layers import Layout
-from ..statistics.model import Use
+from ..statistics.block import Use
 from ..statistics.sums import Sums
 from .base import Direction, Preconditioner, State, diagonal_of, ratio
 from .quotient import Quotient

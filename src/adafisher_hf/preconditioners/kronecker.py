@@ -129,6 +129,7 @@ class Kronecker(Diagonal):
     """
 
     renews = True
+    pairs = False  # adapters take one step of their product, from diagonals
 
     def __init__(self, max_factor_dim: int, rotated: bool, decay: float):
         self.max_factor_dim, self.observes, self.decay = max_factor_dim, rotated, decay
@@ -136,7 +137,9 @@ class Kronecker(Diagonal):
 
     @classmethod
     def from_config(cls, config: Any) -> Kronecker:
-        return cls(config.max_factor_dim, config.second_moment == "rotated", config.beta2)
+        made = cls(config.max_factor_dim, config.second_moment == "rotated", config.beta2)
+        made.pairs = config.takes_pairs
+        return made
 
     @classmethod
     def refuses(cls, config: Any, *, sharded: bool, ranks: int) -> str | None:
@@ -146,7 +149,7 @@ class Kronecker(Diagonal):
 
     def sides(self, layout: Layout) -> Sides:
         """Which sides of a matrix get a full factor; vectors (biases, norms) stay diagonal."""
-        if layout.elementwise or layout.col == "unit":
+        if layout.elementwise or layout.col == "unit" or (self.pairs and layout.role == "adapter"):
             return ()
         lengths = zip(SIDES, layout.shape[1:], strict=True)
         return tuple(side for side, length in lengths if 1 < length <= self.max_factor_dim)

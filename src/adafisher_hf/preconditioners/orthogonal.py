@@ -46,11 +46,17 @@ class Orthogonalised(Direction):
 
     def apply(self, momentum: Tensor, out: Tensor | None = None) -> Tensor:
         out = torch.empty_like(momentum) if out is None else out
-        self.apply_all([self], [momentum], [out])
+        self.apply_all([self], [momentum], [out], [])
         return out
 
     @classmethod
-    def apply_all(cls, directions: Sequence[Direction], momenta: Sequence[Tensor], out: Sequence[Tensor]) -> None:
+    def apply_all(
+        cls,
+        directions: Sequence[Direction],
+        momenta: Sequence[Tensor],
+        out: Sequence[Tensor],
+        weights: Sequence[Tensor],
+    ) -> None:
         ours = [direction for direction in directions if isinstance(direction, Orthogonalised)]
         parts: list[list[Tensor]] = []
         for direction, momentum, quotient in zip(ours, momenta, out, strict=True):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..layers import Layout
 from ..layers.base import Side
-from ..statistics.model import Use
+from ..statistics.block import Use
 from .base import Direction, Preconditioner, State, ratio
 from .quotient import Quotient
 

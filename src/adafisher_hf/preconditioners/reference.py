@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..layers import Layout
 from ..layers.reference import REFERENCE_KINDS
-from ..statistics.model import Use, Wanted
+from ..statistics.block import Use, Wanted
 from ..statistics.reference import ReferenceTap
 from .base import Direction, State
 from .paper import Paper, min_max, own_part

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .model import Block
+from .block import Block
 from .tap import Tap
 
 TOKENS = "tokens"  # key of the state: one number a tap of the parameter, 0 where it is not known yet

@@ -5,106 +5,32 @@ from __future__ import annotations
 import dataclasses
 import logging
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..compat import drop_hooks, has_unreduced_gradients, in_backward_pass, in_function_transform
-from ..layers import KINDS, LayerKind, Layout, Role, accumulation_dtype, gradient_layout
-from ..ranks import is_distributed, is_sharded, whole
+from ..layers import Layout, accumulation_dtype, gradient_layout
+from ..layers.fused import output_dim
+from ..ranks import is_distributed
+from .block import Block, Wanted
 from .estimators import make_estimator
 from .experts import TAPS, ExpertTap
-from .gradient import gradient_sums
 from .hooks import Hook
 from .logits import watch_logits
-from .owners import Owner, find_owners, kind_of, refuse_sparse
+from .owners import Owner, find_owners, refuse_sparse
 from .padding import Padding
+from .pairs import find_pairs
 from .reduce import reduce_over_ranks
 from .roles import Roles
-from .sums import Sums
 from .tap import Gate, Tap
 from .telling import warn
 
 logger = logging.getLogger(__name__)
-
-
-class Use(NamedTuple):
-    """The sums of one owner of a parameter since the last refresh, and how the parameter lies over them."""
-
-    sums: Sums | None
-    layout: Layout
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which statistics a preconditioner reads.
-
-    Attributes:
-        sides: which of ``"row"`` and ``"col"`` of a layout have a full factor instead of a diagonal one.
-        kinds: of layers that are understood; none: everything is made of gradients, and no model is needed.
-        tap: what watches a module of these kinds.
-        fallback: whether a parameter without a tap that fired uses its gradient.
-        additive: whether the sums of several ranks can be added up.
-    """
-
-    sides: Callable[[Layout], tuple[str, ...]]
-    kinds: tuple[LayerKind, ...] = KINDS
-    tap: type[Tap] = Tap
-    fallback: bool = True
-    additive: bool = True
-
-
-@dataclass
-class Block:
-    """One parameter and those who measure it.
-
-    Attributes:
-        owners: all modules that hold the parameter; the first one gives its name.
-        taps: the taps of those owners whose use is known, in the order of ``layouts``.
-        layouts: one a tap; a single gradient layout where there is no tap.
-        parameter: the optimizer's, which FSDP2 exchanges.
-        name: of the parameter in its model.
-    """
-
-    owners: list[Owner]
-    taps: list[Tap]
-    layouts: list[Layout]
-    parameter: Tensor
-    name: str
-
-    @property
-    def kind(self) -> str:
-        return kind_of(self.owners)
-
-    @property
-    def role(self) -> Role:
-        return self.layouts[0].role
-
-    def has_gradient(self) -> bool:
-        """Whether the last backward passes have left a gradient, in the optimizer's parameter or in the module's."""
-        return any(_is_gradient(holder.grad) for holder in (self.parameter, self._in_module()))
-
-    def is_current(self) -> bool:
-        """Whether the module still holds the optimizer's parameter (FSDP2: or the one that it was gathered into)."""
-        return is_sharded(self.parameter) or self._in_module() is self.parameter
-
-    def _in_module(self) -> Tensor:
-        return getattr(self.owners[0].module, self.owners[0].attribute) if self.owners else self.parameter
-
-    def uses(self, grad: Tensor, wanted: Wanted) -> list[Use]:
-        """What came in since the last refresh; from the gradient where no tap saw the backward pass."""
-        uses = [Use(tap.sums, layout) for tap, layout in zip(self.taps, self.layouts, strict=False)]
-        if any(use.sums is not None for use in uses):
-            return uses
-        if not wanted.fallback:
-            return []
-        layout, dtype = self.layouts[0], accumulation_dtype(grad.dtype)
-        grad = whole(grad).to(dtype).reshape(layout.shape)
-        return [Use(gradient_sums(grad, layout, wanted.sides(layout)), layout)]
 
 
 @dataclass
@@ -165,6 +91,7 @@ class ModelStatistics:
                 f"{pattern!r} fits no parameter of the model: they have names such as {self._an_example()!r}"
             )
         self._blocks += [self._block(owners.get(id(parameter), []), parameter, roles) for parameter in parameters]
+        self._join_pairs()
 
     def bind(self, parameters: list[Tensor]) -> dict[int, Block]:
         """The blocks by ``id`` of their parameter.
@@ -290,6 +217,29 @@ class ModelStatistics:
     def __len__(self) -> int:
         return len(self._blocks)
 
+    def _join_pairs(self) -> None:
+        """Factors of one adapter; one that comes later (unfrozen in mid-training) finds its partner too."""
+        blocks = {id(block.parameter): block for block in self._blocks}
+        for a, b in [] if self.model is None else find_pairs(self.model):
+            if id(a) in blocks and id(b) in blocks:
+                first, second = blocks[id(a)], blocks[id(b)]
+                first.side, first.partner, second.side, second.partner = "a", second, "b", first
+
+    def refuse_parted_pairs(self, groups: Iterable[Iterable[Tensor]]) -> None:
+        """Refuses the two factors of an adapter in different parameter groups.
+
+        Raises:
+            ValueError: it names one of them.
+        """
+        group_of = {id(parameter): i for i, group in enumerate(groups) for parameter in group}
+        for block in self._blocks:
+            if block.partner and group_of[id(block.parameter)] != group_of[id(block.partner.parameter)]:
+                raise ValueError(
+                    f"lora='pair' takes one step for both factors of an adapter, but {block.name!r} and "
+                    f"{block.partner.name!r} are in different parameter groups: put both into one (LoRA+'s two "
+                    "learning rates need lora='factors')"
+                )
+
     def _an_example(self) -> str:
         names = (
             []
@@ -301,7 +251,7 @@ class ModelStatistics:
     def _block(self, owners: list[Owner], parameter: Tensor, roles: Roles) -> Block:
         known = [owner for owner in owners if owner.kind is not None]
         layouts = [owner.layout for owner in known if owner.layout]
-        layouts = layouts or [gradient_layout(parameter, owners[0].module if owners else None)]
+        layouts = layouts or [_unknown_layout(parameter, owners)]
         role, fused = roles.of(parameter, layouts[0], owners), roles.fused(owners)
         layouts = [dataclasses.replace(layout, role=role).split_as(fused) for layout in layouts]
         taps = [self._tap(owner) for owner in known]
@@ -328,11 +278,10 @@ class ModelStatistics:
         return self.wanted.tap(*arguments) if part is None else ExpertTap(*arguments, part=part)
 
 
-def _is_gradient(grad: Tensor | None) -> bool:
-    """Whether it is one that was not zeroed. A look at the values is free on the CPU only; elsewhere zeros count."""
-    if grad is None or is_sharded(grad) or grad.device.type != "cpu":
-        return grad is not None
-    return bool(grad.any())
+def _unknown_layout(parameter: Tensor, owners: list[Owner]) -> Layout:
+    layout = gradient_layout(parameter, owners[0].module if owners else None)
+    turned = layout.independent and owners
+    return layout.turned_to(output_dim(owners[0].module, owners[0].attribute)) if turned else layout
 
 
 def _begin_forward(

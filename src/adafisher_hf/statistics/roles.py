@@ -60,10 +60,10 @@ class Roles:
         _, rows, cols = layout.shape
         if layout.elementwise or layout.col == "unit" or min(rows, cols) == 1:
             return "vector"
-        if any(self._is_vocabulary(owner) for owner in owners):
-            return "vocabulary"
         if any(id(owner.module) in self._adapters for owner in owners):
             return "adapter"
+        if any(self._is_vocabulary(owner) for owner in owners):
+            return "vocabulary"
         if any(self._is_router(owner) for owner in owners):
             return "router"
         return "hidden" if _is_matrix(parameter, layout, owners) else "other"

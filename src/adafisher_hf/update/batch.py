@@ -132,7 +132,7 @@ class Batch:
         for i, (size, gather) in enumerate(zip(self.sizes, self.gathers, strict=True)):
             # What is gathered is here as a whole; those who take turns need a turn each.
             held = -(-size // ranks) if gather is None else size // gather.shared_by
-            if i > start and numbers + held > BUCKET_NUMBERS:
+            if i > start and not self.directions[i].follows and numbers + held > BUCKET_NUMBERS:
                 yield slice(start, i)
                 start, numbers = i, 0
             numbers += held

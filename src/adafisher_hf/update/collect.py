@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..ranks import is_sharded
-from ..statistics.model import Block
+from ..statistics.block import Block
 from .batch import Batch, Key
 from .directions import Directions
 
@@ -61,7 +61,7 @@ def collect(
     """
     collected = Collected()
     for index, group in enumerate(groups):
-        for param in group["params"]:
+        for param in _partners_together(group["params"], blocks):
             if param.grad is None or not param.numel():
                 continue
             block, state = blocks[id(param)], states[param]
@@ -74,3 +74,17 @@ def collect(
             if not is_sharded(param) and not param.is_contiguous():
                 collected.copies.append((param, weights))
     return collected
+
+
+def _partners_together(params: list[Tensor], blocks: Mapping[int, Block]) -> list[Tensor]:
+    """The factors of each adapter one after the other, A first; all else in its order."""
+    if all(blocks[id(param)].partner is None for param in params):
+        return params
+    places = {id(blocks[id(param)]): i for i, param in enumerate(params)}
+
+    def place(i: int) -> tuple[int, int]:
+        block = blocks[id(params[i])]
+        first = places.get(id(block.partner), i) if block.side == "b" else i
+        return first, int(block.side == "b")
+
+    return [params[i] for i in sorted(range(len(params)), key=place)]

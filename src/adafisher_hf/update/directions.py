@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..preconditioners.base import Direction, Preconditioner, State
-from ..preconditioners.quotient import unit
-from ..statistics.model import Block
+from ..preconditioners.pair import factor
+from ..preconditioners.quotient import Quotient, unit
+from ..statistics.block import Block
 from .shards import Shard
 
 
@@ -27,10 +28,11 @@ class Directions:
 
     Args:
         preconditioner: that makes them.
+        pairs: the damping of pairs of adapters that take one step; None: each factor takes its own.
     """
 
-    def __init__(self, preconditioner: Preconditioner):
-        self._preconditioner = preconditioner
+    def __init__(self, preconditioner: Preconditioner, pairs: float | None = None):
+        self._preconditioner, self._pairs = preconditioner, pairs
         self._kept: dict[int, _Kept] = {}
 
     def whole(self, block: Block, state: State, damping: float) -> Direction:
@@ -60,4 +62,8 @@ class Directions:
     def _make(self, block: Block, state: State, damping: float) -> Direction:
         if not self._preconditioner.measures(block):
             return unit(block.layouts[0], state["step"])
-        return self._preconditioner.direction(state, block.layouts, damping)
+        direction = self._preconditioner.direction(state, block.layouts, damping)
+        if self._pairs is None or block.partner is None or block.side is None or type(direction) is not Quotient:
+            return direction
+        couple = block if block.side == "a" else block.partner
+        return factor(block.side, couple, direction, self._pairs, damping)

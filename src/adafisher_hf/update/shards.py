@@ -5,6 +5,7 @@ Momentum is split like its parameter; factors and scalars are the same on all ra
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,13 +91,13 @@ class Shard:
         return self.start // rows, self.stop // rows
 
 
-def gather_matrices(parts: list[tuple[int, Shard, Tensor]]) -> dict[int, Tensor]:
+def gather_matrices(parts: list[tuple[Hashable, Shard, Tensor]]) -> dict[Any, Tensor]:
     """All matrices of the parameters of which each rank has some rows: one message a group of ranks and dtype.
 
     Args:
         parts: a key, which rows of what, and these rows.
     """
-    found: dict[int, Tensor] = {}
+    found: dict[Any, Tensor] = {}
     for ranks, dtype in dict.fromkeys((shard.ranks, momentum.dtype) for _, shard, momentum in parts):
         some = [part for part in parts if part[1].ranks is ranks and part[2].dtype is dtype]
         mine = torch.cat([_padded(shard, momentum) for _, shard, momentum in some])

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..compat import foreach_norm
 from ..ranks import sum_over_ranks
 from .batch import Batch, Hyper, Key
-from .divide import divide
+from .divide import Divided, divide
 from .scalars import Scalars, begin, finish, sigma_floor
 
 Lengths = dict[Key, Tensor]  # ‖α u‖ of every block of a batch
@@ -42,9 +42,9 @@ def _step(batch: Batch, scalars: Scalars, hyper: Hyper, kernel: Any) -> Tensor:
         part, known = batch[bucket], scalars[bucket]
         kernel.advance(part, known, hyper)
         momenta = _momenta(part, known, hyper, kernel)
-        quotients = divide(part, momenta, known.sigma.dtype)
-        scale = finish(known, hyper, _norms(momenta, quotients))
-        kernel.apply(part, momenta, quotients, scale, hyper)
+        divided = divide(part, momenta, known.sigma.dtype)
+        scale = finish(known, hyper, _norms(momenta, divided, known))
+        kernel.apply(part, momenta, divided.quotients, scale, hyper)
         lengths.append(scale.length)
     return torch.cat(lengths)
 
@@ -63,8 +63,8 @@ def _step_split(
             momenta = _momenta(part, scalars[key][bucket], hypers[key], kernel)
             # Dividing again is cheaper than keeping all quotients, gathering again is not.
             found = {i - bucket.start: gathered[i] for i in range(bucket.start, bucket.stop) if i in gathered}
-            quotients = divide(part, momenta, scale.factor.dtype, found)
-            kernel.apply(part, momenta, quotients, scale[bucket], hypers[key])
+            divided = divide(part, momenta, scale.factor.dtype, found)
+            kernel.apply(part, momenta, divided.quotients, scale[bucket], hypers[key])
         lengths[key] = scale.length
     return lengths
 
@@ -79,9 +79,9 @@ def _advance(
         part, known = batch[bucket], scalars[bucket]
         kernel.advance(part, known, hyper)
         momenta = _momenta(part, known, hyper, kernel)
-        quotients = divide(part, momenta, known.sigma.dtype)
-        norms.append(_norms(momenta, quotients))
-        blocks = zip(range(bucket.start, bucket.stop), part.gathers, quotients, strict=True)
+        divided = divide(part, momenta, known.sigma.dtype)
+        norms.append(_norms(momenta, divided, known))
+        blocks = zip(range(bucket.start, bucket.stop), part.gathers, divided.quotients, strict=True)
         gathered.update({i: quotient for i, gather, quotient in blocks if gather is not None})
     return gathered, torch.cat(norms, dim=1)
 
@@ -91,10 +91,14 @@ def _momenta(part: Batch, scalars: Scalars, hyper: Hyper, kernel: Any) -> list[T
     return kernel.ahead(part, scalars, hyper) if hyper.nesterov else part.exp_avgs
 
 
-def _norms(momenta: list[Tensor], quotients: list[Tensor]) -> Tensor:
-    """‖m‖ and ‖m/D‖, (2, blocks), of the rows that are here."""
-    dtype = quotients[0].dtype
-    return torch.stack([torch.stack(foreach_norm(tensors, 2, dtype)) for tensors in (momenta, quotients)])
+def _norms(momenta: list[Tensor], divided: Divided, scalars: Scalars) -> Tensor:
+    """‖m‖ and ‖m/D‖, (2, blocks), of the rows that are here; or the lengths that a block has of its own."""
+    dtype = divided.quotients[0].dtype
+    wanted, found = (list(foreach_norm(tensors, 2, dtype)) for tensors in (momenta, divided.quotients))
+    for i, (own, length) in divided.lengths.items():
+        # What is in units of α already: ``finish`` divides by both again.
+        wanted[i], found[i] = own * scalars.sigma[i] * scalars.correction[i], length
+    return torch.stack([torch.stack(wanted), torch.stack(found)])
 
 
 def _complete_grad_sqs(batches: dict[Key, Batch]) -> None:
