@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ..layers import OneHot, Tokens
 
+PIECE = 1 << 20  # numbers
+
 
 @dataclass
 class Sums:
@@ -37,10 +39,17 @@ def second_moment(tokens: Tokens, weights: Tensor, dense: bool = False) -> Tenso
         counts = weights.new_zeros(1, tokens.size).index_add_(1, tokens.ids, weights.unsqueeze(0))
         return torch.diag_embed(counts) if dense else counts
     if not dense:
-        return weights @ tokens.to(weights.dtype).square()
+        return _weighted_squares(tokens, weights)
     # The network's own products are as coarse and as fast; float16 has not the range for squares of scaled gradients.
     x = tokens if tokens.dtype is torch.bfloat16 else tokens.to(weights.dtype)
     return ((x * weights.to(x.dtype).unsqueeze(-1)).mT @ x).to(weights.dtype)
+
+
+def _weighted_squares(x: Tensor, weights: Tensor) -> Tensor:
+    """Σ_t w_t x_t², piece by piece: the squares of all tokens at once would be another activation in full size."""
+    some = max(1, PIECE * x.shape[1] // max(1, x.numel()))  # tokens
+    pieces = zip(x.split(some, 1), weights.split(some), strict=True)
+    return sum((w @ piece.to(weights.dtype).square() for piece, w in pieces), x.new_zeros((), dtype=weights.dtype))
 
 
 def count(tokens: Tokens) -> int:
