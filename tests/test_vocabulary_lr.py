@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import transformers as t
@@ -63,7 +65,8 @@ def test_loaded_weights_keep_the_learning_rate(tmp_path):
     assert set(multiples(loaded).values()) == {1.0}
     assert set(multiples(loaded, vocabulary_lr=2.0).values()) == {2.0}
     drawn = t.AutoModelForCausalLM.from_config(t.AutoConfig.from_pretrained(tmp_path))
-    assert list(multiples(drawn).values()) == [pytest.approx(4.0, rel=0.03)]
+    assert set(multiples(drawn).values()) == {1.0}  # nobody can tell: its config has the name, too
+    assert set(multiples(copy.deepcopy(loaded)).values()) == {1.0}
 
 
 def test_models_of_unknown_making_and_the_published_modes_keep_it_too():

@@ -73,3 +73,4 @@ class _Shadow(JoinHook):
         for tensor in self.optimizer.shared_tensors():
             dist.broadcast(tensor, src=int(source), group=group)
         self.optimizer.state_was_written()
+        self.optimizer._join_config = None  # torch leaves it on

@@ -93,7 +93,7 @@ def checked_state(
     """Refuses a state that another optimizer, mode, structure or model has saved, or that is damaged.
 
     Args:
-        saved: a ``state_dict()``; it stays as it is.
+        saved: a ``state_dict()``; it stays as it is, but for what older versions did not have.
         name: of the optimizer's class, for the errors.
         groups: of the optimizer.
         blocks: by ``id`` of their parameter.
@@ -113,6 +113,8 @@ def checked_state(
             if state:
                 block = blocks[id(param)]
                 expected = initial_state(config, preconditioner, param, block, torch.device("meta"))
+                if LR_MULTIPLE in expected and isinstance(state.get("step"), Tensor):
+                    state.setdefault(LR_MULTIPLE, state["step"].new_ones(()))  # there was none in older versions
                 _check_fit(state, expected, fixed, block.name)
                 _check_finite(state, block.name)
         _check_same(*fixed, ":")

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from adafisher_hf import AdaFisherW
 from adafisher_hf.preconditioners import orthogonal
-from adafisher_hf.update import shards, turns
+from adafisher_hf.update import batch, shards
 from tests.distributed.ranks import run_ranks
 
 WIDTH, LAYERS, STEPS = 16, 6, 3
@@ -39,7 +39,7 @@ def counted(rank, count, wrap):
     network = wrap(model)
     optimizer = AdaFisherW(model, lr=1e-2, structure="orthogonal", narrow_side=False)
     work, received = [], []
-    originals = orthogonal.orthogonalised, turns.all_gather
+    originals = orthogonal.orthogonalised, shards.all_gather, torch.distributed.broadcast
 
     def orthogonalised(wide, *args):
         work[-1] += len(wide)
@@ -49,15 +49,21 @@ def counted(rank, count, wrap):
         received[-1] += (out.numel() - mine.numel()) * out.element_size()
         return originals[1](out, mine, **kwargs)
 
-    orthogonal.orthogonalised, turns.all_gather, shards.all_gather = orthogonalised, all_gather, all_gather
+    def broadcast(flat, src, **kwargs):
+        received[-1] += flat.numel() * flat.element_size() if src != rank else 0
+        return originals[2](flat, src=src, **kwargs)
+
+    orthogonal.orthogonalised, shards.all_gather = orthogonalised, all_gather
     for _ in range(STEPS):
         optimizer.zero_grad()
         x = torch.randn(8, WIDTH)
         nn.functional.cross_entropy(network(x), torch.arange(8) % 3).backward()
         work.append(0)
         received.append(0)
+        torch.distributed.broadcast = broadcast  # not those of DDP's forward pass
         optimizer.step()
-    orthogonal.orthogonalised, turns.all_gather, shards.all_gather = originals[0], originals[1], originals[1]
+        torch.distributed.broadcast = originals[2]
+    orthogonal.orthogonalised, shards.all_gather = originals[:2]
     return work, received
 
 
@@ -73,6 +79,7 @@ def fsdp(model):
 
 
 def on_ranks(rank, count):
+    batch.BUCKET_NUMBERS = WIDTH * WIDTH  # as for matrices that are as large as a bucket
     return {"ddp": counted(rank, count, ddp), "fsdp": counted(rank, count, fsdp)}
 
 
@@ -82,8 +89,8 @@ def test_each_matrix_is_orthogonalised_once_under_ddp_and_gathered_once_under_fs
     shares = [result["ddp"][0] for result in ranks]
     assert all(sum(step) == LAYERS for step in zip(*shares, strict=True))
     assert all(max(step) == -(-LAYERS // count) for step in zip(*shares, strict=True))
-    busiest = -(-LAYERS // count) * WIDTH * WIDTH  # numbers of the rank that makes most; the others pad
     for result in ranks:
-        assert result["ddp"][1] == [4 * (count - 1) * busiest] * STEPS
+        others = [4 * WIDTH * WIDTH * (LAYERS - made) for made in result["ddp"][0]]
+        assert result["ddp"][1] == others  # each direction once, and nothing else
         assert result["fsdp"][0] == [LAYERS] * STEPS
         assert result["fsdp"][1] == [4 * (count - 1) * HIDDEN // count] * STEPS

@@ -261,3 +261,17 @@ def test_two_learning_rates_for_one_step_are_refused():
     with pytest.raises(ValueError, match=r"lora_B.* are in different parameter groups: put both into one \(LoRA\+"):
         AdaFisherW(groups, model=model, lora="pair")
     AdaFisherW(groups, model=model, lora="factors")
+
+
+def test_without_gradients_it_comes_to_rest():
+    model = adapted()
+    optimizer = train(model, steps=10, beta=0.9)
+    moved = []
+    for _ in range(60):
+        before = [product.clone() for product in products(model)]
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        moved.append(sum((new - old).norm() for old, new in zip(before, products(model), strict=True)).item())
+    assert moved[-1] < 0.05 * moved[0]

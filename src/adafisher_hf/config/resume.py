@@ -14,6 +14,7 @@ from ..preconditioners import find
 from .adafisher import AdaFisherConfig
 from .groups import GROUP_KNOBS, check_numbers
 from .knobs import knobs_of, shown
+from .strings import write
 
 Group = dict[str, Any]
 NEEDED = ("params", "step", "lr", "weight_decay", *GROUP_KNOBS)
@@ -61,10 +62,12 @@ def check_saved_groups(saved: Any, groups: Sequence[Group], name: str) -> None:
 def fixed_options(group: Group, running: Group) -> tuple[dict[str, str], dict[str, str]]:
     """The options that a state is made for, as a saved group and as the running one have them.
 
-    Also those that this version does not know: what they mean is not known either.
+    Also those that this version does not know: what they mean is not known either. One that the saving version did not
+    have was as its default is.
     """
     saved, own = _options(group["config"]), _options(running["config"])
     names = [name for name in {**saved, **own} if _is_fixed(name) and name not in _unused(own)]
+    saved = {**{name: _default(name) for name in names if name in knobs_of(AdaFisherConfig)}, **saved}
     return {name: saved[name] for name in names if name in saved}, {name: own[name] for name in names if name in own}
 
 
@@ -127,6 +130,10 @@ def _is_written(config: Any) -> bool:
 
 def _options(config: str) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in config.split(","))
+
+
+def _default(name: str) -> str:
+    return write({name: knobs_of(AdaFisherConfig)[name].default}).partition("=")[2]
 
 
 def _is_fixed(name: str) -> bool:

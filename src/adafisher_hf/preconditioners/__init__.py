@@ -40,6 +40,7 @@ class Entry:
 
 COMMON = dict(beta=0.9, nesterov=False)
 BASES = ("max_factor_dim", "basis_interval", "second_moment")  # of dense factors
+PAIRS = ("lora", "pair_damping")  # of adapters
 MATRICES = ("narrow_side", "iteration", "iteration_steps", "orthogonal_exclude")  # of orthogonalised ones
 PUBLISHED = dict(damping=1e-3, gamma=0.8, update_warmup=0, token_stride=1, vocabulary_lr=1.0)
 
@@ -55,12 +56,12 @@ PRECONDITIONERS: dict[str, Entry] = {
         defaults=dict(beta=0.8, nesterov=True, damping=0.1, update_warmup=100),
         without=("second_moment",),
     ),
-    "paper": Entry("paper:Paper", mode="paper", defaults=PUBLISHED, without=(*BASES, *MATRICES, "beta2")),
+    "paper": Entry("paper:Paper", mode="paper", defaults=PUBLISHED, without=(*BASES, *MATRICES, *PAIRS, "beta2")),
     "reference": Entry(
         "reference:Reference",
         mode="reference",
         defaults=PUBLISHED,
-        without=(*BASES, *MATRICES, "beta2", "token_stride", "estimator"),
+        without=(*BASES, *MATRICES, *PAIRS, "beta2", "token_stride", "estimator"),
     ),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,20 @@ from ..statistics.block import Block, Use, Wanted
 State = dict[str, Any]
 Need = Literal["element", "row", "matrix", "pair"]
 Sides = tuple[str, ...]  # of "row" and "col"
+
+
+class Length(NamedTuple):
+    """How long the update of a block that has a length of its own is; each of shape ().
+
+    Attributes:
+        wanted: in units of the learning rate.
+        found: of what the direction has made.
+        momentum: its RMS.
+    """
+
+    wanted: Tensor
+    found: Tensor
+    momentum: Tensor
 
 
 class Direction(ABC):
@@ -57,10 +71,13 @@ class Direction(ABC):
 
     @classmethod
     def lengths(
-        cls, directions: Sequence[Direction], out: Sequence[Tensor], weights: Sequence[Tensor]
-    ) -> list[tuple[Tensor, Tensor] | None]:
-        """Of directions of this class that have a length of their own: the length that ``out`` should have, in units of
-        the learning rate, and the one that it has, shape (); None where the momentum's counts."""
+        cls,
+        directions: Sequence[Direction],
+        momenta: Sequence[Tensor],
+        out: Sequence[Tensor],
+        weights: Sequence[Tensor],
+    ) -> list[Length | None]:
+        """The lengths of what directions of this class have made; None where the momentum's counts."""
         return [None] * len(directions)
 
     @abstractmethod

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .base import Direction
+from .base import Direction, Length
 from .quotient import Quotient
 
 LENGTH = 0.05  # of the product's step, in units of α √(m n): AdamW's learning rates for adapters are good for it
@@ -62,14 +62,15 @@ class PairFactor(Direction):
 
     @classmethod
     def lengths(
-        cls, directions: Sequence[Direction], out: Matrices, weights: Matrices
-    ) -> list[tuple[Tensor, Tensor] | None]:
-        found: list[tuple[Tensor, Tensor] | None] = [None] * len(directions)
+        cls, directions: Sequence[Direction], momenta: Matrices, out: Matrices, weights: Matrices
+    ) -> list[Length | None]:
+        found: list[Length | None] = [None] * len(directions)
         for i, j in _couples(directions)[0]:
             a, b, step_a, step_b = (x.to(out[i].dtype) for x in (weights[i], weights[j], out[i], out[j]))
             length = product_length(a, b, step_a, step_b)
             wanted = torch.full_like(length, LENGTH * (b.shape[-2] * a.shape[-1]) ** 0.5)
-            found[i] = found[j] = (wanted, length)
+            for k in (i, j):
+                found[k] = Length(wanted, length, momenta[k].to(length.dtype).square().mean().sqrt())
         return found
 
     def dense(self) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ..compat import is_lora_layer
 
+LARGEST = 4  # dimensions of a weight: those of three-dimensional convolutions lie otherwise
+
 
 class AdapterPair(NamedTuple):
     """The factors of a low-rank adapter.
@@ -38,5 +40,6 @@ def _pairs_of(layer: Any) -> Iterator[AdapterPair]:
     for name in layer.lora_A:
         if name in layer.lora_B:
             a, b = layer.lora_A[name], layer.lora_B[name]
-            if all(getattr(module, "groups", 1) == 1 and hasattr(module, "weight") for module in (a, b)):
+            plain = all(getattr(module, "groups", 1) == 1 and hasattr(module, "weight") for module in (a, b))
+            if plain and max(a.weight.dim(), b.weight.dim()) <= LARGEST and a.weight.shape[0] == b.weight.shape[1]:
                 yield AdapterPair(a.weight, b.weight)

@@ -13,8 +13,11 @@ from ..layers import Layout, Role
 from ..layers.fused import Fused, fused_parts, looks_fused
 from .owners import Owner
 
-HEADS = ("classifier", "head", "lm_head", "qa_outputs", "score")
-TABLES = ("embed", "table", "token")  # in the names of tables that are plain parameters
+# In the last part of a module's name, outside of a model's numbered layers: what makes the model's own outputs.
+HEADS = (
+    "classifier", "head", "qa_outputs", "score", "logits", "class_embed", "objective", "vocab_projector", "embed_out",
+)  # fmt: skip
+TABLES = ("embed", "table", "token")  # in the names of tables that no kind of layer knows
 ROUTERS = ("gate", "router")
 
 
@@ -58,10 +61,11 @@ class Roles:
 
     def _by_use(self, parameter: Tensor, layout: Layout, owners: Sequence[Owner]) -> Role:
         _, rows, cols = layout.shape
-        if layout.elementwise or layout.col == "unit" or min(rows, cols) == 1:
-            return "vector"
-        if any(id(owner.module) in self._adapters for owner in owners):
+        one_row = min(rows, cols) == 1 or (all(owner.attribute.endswith("bias") for owner in owners) and bool(owners))
+        if any(id(owner.module) in self._adapters for owner in owners) and parameter.dim() > 1:
             return "adapter"
+        if layout.elementwise or layout.col == "unit" or one_row:
+            return "vector"
         if any(self._is_vocabulary(owner) for owner in owners):
             return "vocabulary"
         if any(self._is_router(owner) for owner in owners):
@@ -71,15 +75,16 @@ class Roles:
     def _is_vocabulary(self, owner: Owner) -> bool:
         if isinstance(owner.module, nn.Embedding) or id(owner.module) in self._heads:
             return True
-        return owner.kind is None and any(word in owner.attribute for word in TABLES)
+        name = owner.parameter_name.rpartition(".weight")[0] or owner.attribute
+        return owner.kind is None and any(word in name.rpartition(".")[2].lower() for word in TABLES)
 
     def _is_router(self, owner: Owner) -> bool:
         """Whether it chooses experts: by its name, and by the experts beside it."""
         path = owner.module_name.split(".")
-        if "router" in path:
-            return True
-        parent = self._model.get_submodule(".".join(path[:-1])) if self._model is not None else None
-        return path[-1] in ROUTERS and hasattr(parent, "experts")
+        if "router" in path or self._model is None:
+            return "router" in path
+        parents = [".".join(path[:i]) for i, name in enumerate(path) if name in ROUTERS]
+        return any(hasattr(self._model.get_submodule(parent), "experts") for parent in parents)
 
 
 def _is_matrix(parameter: Tensor, layout: Layout, owners: Sequence[Owner]) -> bool:
@@ -101,19 +106,27 @@ def _heads(model: nn.Module) -> Iterator[nn.Module]:
     head = inner.get_output_embeddings()
     if isinstance(head, nn.Module):
         yield from head.modules()
+    known = {id(module) for module in inner.modules()}
+    yield from (module for module in _last_matrix(model) if id(module) not in known)  # on top of a backbone
     body = getattr(inner, "base_model", inner)
     within = {id(module) for module in body.modules()}
     sizes = _output_sizes(inner.config)
     for name, module in inner.named_modules():
-        if id(module) not in within and _is_head(name, module, sizes):
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, Tensor) or weight.dim() < 2 or is_tuner_layer(module):
+            continue
+        by_size = id(module) not in within and weight.dim() == 2 and weight.shape[0] in sizes
+        if by_size or _has_name_of_head(name):
             yield module
 
 
-def _is_head(name: str, module: Any, sizes: set[int]) -> bool:
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or weight.dim() < 2:
-        return False
-    return weight.shape[0] in sizes or not set(HEADS).isdisjoint(name.split(".")[-1:])
+def _has_name_of_head(name: str) -> bool:
+    """By its last part, and not within a numbered layer; of a stack of heads the number comes last."""
+    path = name.split(".")
+    if path[-1].isdigit():
+        path.pop()
+    numbered = any(part.isdigit() for part in path)
+    return not numbered and bool(path) and any(path[-1].endswith(word) for word in HEADS)
 
 
 def _output_sizes(config: Any) -> set[int]:

@@ -128,14 +128,17 @@ class Batch:
         Args:
             ranks: over which the parameters are split.
         """
-        start, numbers = 0, 0
+        start, numbers, turns = 0, 0, 0
         for i, (size, gather) in enumerate(zip(self.sizes, self.gathers, strict=True)):
             # What is gathered is here as a whole; those who take turns need a turn each.
             held = -(-size // ranks) if gather is None else size // gather.shared_by
-            if i > start and not self.directions[i].follows and numbers + held > BUCKET_NUMBERS:
+            in_turn = gather is not None and turns % gather.shared_by != 0  # some rank would have nothing to do
+            full = numbers + held > BUCKET_NUMBERS and not in_turn
+            if i > start and full and not self.directions[i].follows:
                 yield slice(start, i)
-                start, numbers = i, 0
+                start, numbers, turns = i, 0, 0
             numbers += held
+            turns += int(isinstance(gather, Turn))
         if self.params:
             yield slice(start, len(self.params))
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..preconditioners.base import Direction
+from ..preconditioners.base import Direction, Length
 from .batch import Batch
 from .shards import Shard, gather_matrices
 from .turns import Turn, exchange, owners
@@ -23,12 +23,12 @@ class Divided:
 
     Attributes:
         quotients: of this rank's rows, one a block.
-        lengths: of the blocks that have a length of their own: the wanted one and that of m/D; where rows lie on
-            several ranks, this rank's share, of which the squares add up.
+        lengths: of the blocks that have a length of their own; where rows lie on several ranks, of the wanted and the
+            found one this rank's share, of which the squares add up.
     """
 
     quotients: list[Tensor]
-    lengths: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    lengths: dict[int, Length] = field(default_factory=dict)
 
 
 def divide(
@@ -66,9 +66,10 @@ def _apply(
     for kind, some in kinds.items():
         directions, results = [batch.directions[i] for i in some], [out[i] for i in some]
         weight = [weights[i] for i in some]
-        kind.apply_all(directions, [momenta[i] for i in some], results, weight)
+        momentum = [momenta[i] for i in some]
+        kind.apply_all(directions, momentum, results, weight)
         if kind.own_length:
-            found = zip(some, kind.lengths(directions, results, weight), strict=True)
+            found = zip(some, kind.lengths(directions, momentum, results, weight), strict=True)
             divided.lengths.update({i: lengths for i, lengths in found if lengths is not None})
 
 
@@ -88,7 +89,8 @@ def _apply_to_whole(batch: Batch, momenta: Sequence[Tensor], divided: Divided, b
         out[i].copy_(shard.mine(results[i]))
     for i in divided.lengths.keys() & set(reads):
         share = dist.get_world_size(shards[i].ranks) ** -0.5
-        divided.lengths[i] = divided.lengths[i][0] * share, divided.lengths[i][1] * share
+        whole_length = divided.lengths[i]
+        divided.lengths[i] = Length(whole_length.wanted * share, whole_length.found * share, whole_length.momentum)
 
 
 def _take_turns(batch: Batch, momenta: Sequence[Tensor], divided: Divided, blocks: Blocks) -> None:

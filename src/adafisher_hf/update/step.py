@@ -17,6 +17,7 @@ from .batch import Batch, Hyper, Key
 from .divide import Divided, divide
 from .scalars import Scalars, begin, finish, sigma_floor
 
+LOUD = 8.0  # times the momentum in units of σ; of pure noise that is about 0.2
 Lengths = dict[Key, Tensor]  # ‖α u‖ of every block of a batch
 
 
@@ -43,7 +44,7 @@ def _step(batch: Batch, scalars: Scalars, hyper: Hyper, kernel: Any) -> Tensor:
         kernel.advance(part, known, hyper)
         momenta = _momenta(part, known, hyper, kernel)
         divided = divide(part, momenta, known.sigma.dtype)
-        scale = finish(known, hyper, _norms(momenta, divided, known))
+        scale = finish(known, hyper, _norms(part, momenta, divided, known))
         kernel.apply(part, momenta, divided.quotients, scale, hyper)
         lengths.append(scale.length)
     return torch.cat(lengths)
@@ -80,7 +81,7 @@ def _advance(
         kernel.advance(part, known, hyper)
         momenta = _momenta(part, known, hyper, kernel)
         divided = divide(part, momenta, known.sigma.dtype)
-        norms.append(_norms(momenta, divided, known))
+        norms.append(_norms(part, momenta, divided, known))
         blocks = zip(range(bucket.start, bucket.stop), part.gathers, divided.quotients, strict=True)
         gathered.update({i: quotient for i, gather, quotient in blocks if gather is not None})
     return gathered, torch.cat(norms, dim=1)
@@ -91,13 +92,18 @@ def _momenta(part: Batch, scalars: Scalars, hyper: Hyper, kernel: Any) -> list[T
     return kernel.ahead(part, scalars, hyper) if hyper.nesterov else part.exp_avgs
 
 
-def _norms(momenta: list[Tensor], divided: Divided, scalars: Scalars) -> Tensor:
+def _norms(part: Batch, momenta: list[Tensor], divided: Divided, scalars: Scalars) -> Tensor:
     """‖m‖ and ‖m/D‖, (2, blocks), of the rows that are here; or the lengths that a block has of its own."""
     dtype = divided.quotients[0].dtype
     wanted, found = (list(foreach_norm(tensors, 2, dtype)) for tensors in (momenta, divided.quotients))
-    for i, (own, length) in divided.lengths.items():
-        # What is in units of α already: ``finish`` divides by both again.
-        wanted[i], found[i] = own * scalars.sigma[i] * scalars.correction[i], length
+    units = scalars.sigma * scalars.correction  # what ``finish`` divides by
+    for i in [i for i in divided.lengths if part.directions[i].follows]:
+        pair = (i - 1, i)
+        # 1 while there are gradients: only a momentum that dies away, or is noise below σ's floor, shortens the step.
+        loudness = [divided.lengths[k].momentum / units[k] for k in pair]
+        fade = (LOUD * torch.stack(loudness).nan_to_num(0.0).max()).clamp(max=1.0)
+        for k in pair:
+            wanted[k], found[k] = divided.lengths[k].wanted * fade * units[k], divided.lengths[k].found
     return torch.stack([torch.stack(wanted), torch.stack(found)])
 
 

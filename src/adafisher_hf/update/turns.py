@@ -1,4 +1,4 @@
-"""Directions that are dear, shared out over ranks that all take the same step: each makes some, one gather brings all.
+"""Directions that are dear, shared out over ranks that all take the same step: each makes some and tells the others.
 
 Under DDP every rank has the whole momentum; that each of them orthogonalised every matrix would be the same work done
 many times.
@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-from ..compat import all_gather
 
 MOST = 8  # ranks whose matrices a bucket holds at once
 
@@ -45,29 +43,20 @@ def owners(out: Sequence[Tensor], ranks: int) -> list[int]:
 
 
 def exchange(out: Sequence[Tensor], made_by: Sequence[int], ranks: dist.ProcessGroup) -> None:
-    """Gives every rank all directions: one message a dtype.
+    """Gives every rank all directions: one message from each rank that made some, of one dtype.
 
     Args:
         out: a direction each; on the rank that made it, it is finished; written to elsewhere.
         made_by: a rank of the group each.
     """
-    for dtype in dict.fromkeys(quotient.dtype for quotient in out):
-        some = [(quotient, rank) for quotient, rank in zip(out, made_by, strict=True) if quotient.dtype is dtype]
-        _exchange([quotient for quotient, _ in some], [rank for _, rank in some], ranks)
-
-
-def _exchange(out: Sequence[Tensor], made_by: Sequence[int], ranks: dist.ProcessGroup) -> None:
-    world, me = dist.get_world_size(ranks), dist.get_rank(ranks)
-    parts = [[quotient for quotient, rank in zip(out, made_by, strict=True) if rank == r] for r in range(world)]
-    longest = max(sum(quotient.numel() for quotient in part) for part in parts)
-    mine = out[0].new_zeros(longest)
-    if parts[me]:
-        flat = torch.cat([quotient.reshape(-1) for quotient in parts[me]])
-        mine[: len(flat)] = flat
-    everything = mine.new_empty(world * longest)
-    all_gather(everything, mine, group=ranks)
-    for part, numbers in zip(parts, everything.view(world, longest), strict=True):
-        start = 0
-        for quotient in part:
-            quotient.copy_(numbers[start : start + quotient.numel()].view(quotient.shape))
-            start += quotient.numel()
+    me = dist.get_rank(ranks)
+    for rank in sorted(set(made_by)):
+        part = [quotient for quotient, maker in zip(out, made_by, strict=True) if maker == rank]
+        size = sum(quotient.numel() for quotient in part)
+        flat = torch.cat([quotient.reshape(-1) for quotient in part]) if rank == me else part[0].new_empty(size)
+        dist.broadcast(flat, src=dist.get_global_rank(ranks, rank), group=ranks)
+        if rank == me:
+            continue
+        pieces = flat.split([quotient.numel() for quotient in part])
+        for quotient, numbers in zip(part, pieces, strict=True):
+            quotient.copy_(numbers.view(quotient.shape))
