@@ -16,11 +16,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 # torch 2.6 to 2.13. Public optimizers of torch are built on these; without them the import fails.
+foreach_add = torch._foreach_add_
+foreach_addcmul = torch._foreach_addcmul_
 foreach_copy = torch._foreach_copy_
 foreach_div = torch._foreach_div
 foreach_lerp = torch._foreach_lerp_
 foreach_mul = torch._foreach_mul_
 foreach_norm = torch._foreach_norm
+foreach_pow = torch._foreach_pow
 foreach_sub = torch._foreach_sub_
 
 # torch 2.13 has renamed the older one and warns of it.
@@ -28,8 +31,9 @@ all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_in
 
 try:
     from torch.distributed.tensor import DTensor as DTensor
+    from torch.distributed.tensor import Replicate as Replicate
 except ImportError:  # a torch without distributed
-    DTensor = None  # type: ignore[assignment, misc]
+    DTensor = Replicate = None  # type: ignore[assignment, misc]
 
 
 def in_backward_pass() -> bool:
