@@ -6,8 +6,9 @@ its own (a test looks).
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -226,6 +227,31 @@ def is_lora_layer(module: nn.Module) -> bool:
     """Whether a module has LoRA adapters of its own: A, then B, beside what it adapts (peft 0.21, public; as above)."""
     layer = sys.modules.get("peft.tuners.lora.layer")
     return isinstance(module, getattr(layer, "LoraLayer", ())) and not is_param_wrapper(module)
+
+
+# Fused kernels; transformers 5.2 to 5.23. If the names are gone nothing is switched, and what needs it is refused. ---
+
+IMPLEMENTATIONS = ("_attn_implementation_internal", "_experts_implementation_internal")
+
+
+def fused_implementations(model: nn.Module) -> list[tuple[Any, str, str]]:
+    """Of the transformers models in a model: config, name of the setting, and its value where that is not eager."""
+    configs = {id(module.config): module.config for module in model.modules() if is_transformers_model(module)}
+    named = [(config, name, getattr(config, name, None)) for config in configs.values() for name in IMPLEMENTATIONS]
+    return [(config, name, value) for config, name, value in named if value not in (None, "eager")]
+
+
+@contextlib.contextmanager
+def eager_implementations(model: nn.Module) -> Iterator[None]:
+    """Within it attention and experts run without fused kernels."""
+    fused = fused_implementations(model)
+    for config, name, _ in fused:
+        setattr(config, name, "eager")
+    try:
+        yield
+    finally:
+        for config, name, value in fused:
+            setattr(config, name, value)
 
 
 # Mixture-of-experts models; transformers 5.2 to 5.23. ---------------------------------------------------------------

@@ -19,7 +19,7 @@ from ..config.family import AdamQLRConfig
 from ..layers import accumulation_dtype
 from ..ranks import check_wrapping, is_sharded, mean_over_ranks, zeros_like
 from .base import FamilyOptimizer, State
-from .curvature import along
+from .curvature import ForwardProduct
 from .passes import ForwardPass, Randomness, Recorder, loss_now
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class AdamQLR(FamilyOptimizer):
         **knobs: Any,
     ) -> None:
         self.model = _the_model(model if model is not None else network, params)
-        self._recorder = Recorder(self.model)
+        self._recorder, self._product = Recorder(self.model), ForwardProduct(self.model)
         self._passes: list[ForwardPass] = []
         self._figures: dict[str, float] = {}
         weakref.finalize(self, self._recorder.close)
@@ -142,7 +142,7 @@ class AdamQLR(FamilyOptimizer):
         named = self._names(directions)
         schedule = self._schedule()
         with self._recorder.silence(), self._kept_gradients():
-            found = along(self.model, passes, {name: directions[p] for name, p in named.items()})
+            found = self._product.along(passes, {name: directions[p] for name, p in named.items()})
             before = torch.stack([one.loss * one.scale for one in passes]).sum()
             slope, curvature, before = mean_over_ranks(torch.stack([x.to(found.curvature) for x in (*found, before)]))
             squares = torch.stack([torch.linalg.vector_norm(d).square() for d in directions.values()]).sum()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.func import jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..compat import eager_implementations, fused_implementations
+from ..statistics.telling import warn
 from .passes import ForwardPass, NoBackward, call
 
 logger = logging.getLogger(__name__)
@@ -43,36 +43,60 @@ class Along(NamedTuple):
     curvature: Tensor
 
 
-def along(model: nn.Module, passes: Sequence[ForwardPass], direction: Mapping[str, Tensor]) -> Along:
-    """Slope and Gauss-Newton curvature of a loss, by a forward-mode product.
+class ForwardProduct:
+    """Forward-mode products through a model, whose weights, buffers and random numbers stay as they are.
 
-    Args:
-        model: whose weights stay as they are.
-        passes: the loss is the sum of theirs, each times its scale.
-        direction: by the name of a parameter, of its shape.
-
-    Raises:
-        ValueError: an operator without a forward-mode derivative, or a loss function that is none of ``LOSSES``.
+    Fused attention has no forward-mode derivative and is taken apart. If another operator has none either, attention
+    and experts of transformers' models are run eagerly, in the product alone.
     """
-    found = [_along_one(model, one, direction) for one in passes]
-    scales = [one.scale for one in passes]
-    slope = sum((slope * scale for (slope, _), scale in zip(found, scales, strict=True)), torch.zeros(()))
-    curvature = sum((curvature * scale for (_, curvature), scale in zip(found, scales, strict=True)), torch.zeros(()))
-    return Along(slope, curvature)
 
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._eagerly = False
 
-def _along_one(model: nn.Module, one: ForwardPass, direction: Mapping[str, Tensor]) -> Along:
-    # Without gradients of the weights, and with gradients at all: what follows the loss functions is differentiated.
-    plain = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    seen = Losses()
-    with torch.enable_grad(), forward_ad.dual_level(), one.randomness.again(), _understood(), seen:
-        duals = {name: forward_ad.make_dual(plain[name], d.to(plain[name].dtype)) for name, d in direction.items()}
-        loss, slope = forward_ad.unpack_dual(call(model, one.run, {**plain, **duals}))
-    if not seen.losses:
-        names = ", ".join(function.__name__ for function in LOSSES)
-        raise ValueError(f"AdamQLR knows the curvature of no function that this loss is made of: it knows {names}")
-    curvature = seen.curvature(loss)
-    return Along(torch.zeros_like(curvature) if slope is None else slope.detach(), curvature)
+    def along(self, passes: Sequence[ForwardPass], direction: Mapping[str, Tensor]) -> Along:
+        """Slope and Gauss-Newton curvature of a loss.
+
+        Args:
+            passes: the loss is the sum of theirs, each times its scale.
+            direction: by the name of a parameter, of its shape.
+
+        Raises:
+            ValueError: an operator without a forward-mode derivative, or a loss function that is none of ``LOSSES``.
+        """
+        try:
+            found = [self._along_one(one, direction) for one in passes]
+        except NotImplementedError as error:
+            self._run_eagerly(error)
+            return self.along(passes, direction)
+        scaled = [(one.slope * each.scale, one.curvature * each.scale) for one, each in zip(found, passes, strict=True)]
+        return Along(*(torch.stack(parts).sum() for parts in zip(*scaled, strict=True)))
+
+    def _along_one(self, one: ForwardPass, direction: Mapping[str, Tensor]) -> Along:
+        plain = {name: parameter.detach() for name, parameter in self._model.named_parameters()}
+        kernels = eager_implementations(self._model) if self._eagerly else sdpa_kernel(SDPBackend.MATH)
+        seen = Losses()
+        # With gradients, of what follows the loss functions: the weights ask for none.
+        with torch.enable_grad(), forward_ad.dual_level(), one.randomness.again(), kernels, seen:
+            duals = {name: forward_ad.make_dual(plain[name], d.to(plain[name].dtype)) for name, d in direction.items()}
+            loss, slope = forward_ad.unpack_dual(call(self._model, one.run, {**plain, **duals}))
+        if slope is None or not seen.losses:
+            names = ", ".join(function.__name__ for function in LOSSES)
+            raise ValueError(f"AdamQLR knows the curvature of no function that this loss is made of: it knows {names}")
+        return Along(slope.detach(), seen.curvature(loss))
+
+    def _run_eagerly(self, error: NotImplementedError) -> None:
+        """From now on, if that is another way.
+
+        Raises:
+            ValueError: it is not.
+        """
+        operator = str(error).partition("forward AD with ")[2].partition(" ")[0] or "an autograd function of the model"
+        if self._eagerly or not fused_implementations(self._model):
+            raise ValueError(f"AdamQLR needs forward-mode derivatives, and {operator} has none") from error
+        self._eagerly = True
+        message = "%s has no forward-mode derivative: AdamQLR runs attention and experts eagerly for its product"
+        warn(logger, message, operator)
 
 
 class _Seen(NamedTuple):
@@ -103,14 +127,14 @@ class Losses(NoBackward):
         start = result.detach().requires_grad_()
         function = partial(_of_first, LOSSES[func], rest, kwargs)
         self.losses.append(_Seen(function, z.detach(), tangent.detach(), start))
-        return forward_ad.make_dual(start, slope)
+        return forward_ad.make_dual(start.clone(), slope)  # some models add to their loss in place
 
     def curvature(self, total: Tensor) -> Tensor:
         """Of a loss that was made of what was seen."""
-        starts = [seen.loss for seen in self.losses]
-        weights = torch.autograd.grad(total, starts, allow_unused=True, materialize_grads=True)
-        curved = [_second_derivative(*seen[:3]) for seen in self.losses]
-        found = [(weight * value).sum() for weight, value in zip(weights, curved, strict=True)]
+        with torch.enable_grad():
+            starts = [seen.loss for seen in self.losses]
+            weights = torch.autograd.grad(total, starts, allow_unused=True, materialize_grads=True)
+            found = [_second_derivative(*pair) for pair in zip(self.losses, weights, strict=True)]
         return torch.stack([value.to(found[0].dtype) for value in found]).sum().clamp(min=0)
 
 
@@ -118,29 +142,10 @@ def _of_first(function: Callable, rest: tuple, kwargs: dict[str, Any], first: Te
     return function(first, *rest, **kwargs)
 
 
-def _second_derivative(function: Callable[[Tensor], Tensor], z: Tensor, tangent: Tensor) -> Tensor:
-    """jᵀ H j of each loss in what the function returns."""
-    wide = torch.promote_types(z.dtype, torch.float32)
-    z, tangent = z.to(wide), tangent.to(wide)
-    zero, one = z.new_zeros(()), z.new_ones(())
-
-    def first(t: Tensor) -> Tensor:
-        return jvp(lambda s: function(z + s * tangent), (t,), (one,))[1]
-
-    return jvp(first, (zero,), (one,))[1]
-
-
-@contextmanager
-def _understood() -> Iterator[None]:
-    """Within it fused attention is not: it has no forward-mode derivative. What has none all the same is named."""
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    except NotImplementedError as error:
-        if "forward AD" not in str(error):
-            raise
-        operator = str(error).partition("forward AD with ")[2].partition(" ")[0]
-        raise ValueError(
-            f"AdamQLR needs forward-mode derivatives, and {operator} has none: load the model with "
-            "attn_implementation='eager' or 'sdpa', and experts_implementation='eager'"
-        ) from None
+def _second_derivative(seen: _Seen, weight: Tensor) -> Tensor:
+    """jᵀ H j of a weighted sum of losses."""
+    wide = torch.promote_types(seen.z.dtype, torch.float32)
+    z, tangent = seen.z.to(wide, copy=True).requires_grad_(), seen.tangent.to(wide)
+    (gradient,) = torch.autograd.grad((seen.function(z) * weight).sum(), z, create_graph=True)
+    (product,) = torch.autograd.grad((gradient * tangent).sum(), z, materialize_grads=True)
+    return (product * tangent).sum()
