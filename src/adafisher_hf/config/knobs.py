@@ -161,6 +161,25 @@ def help_of(cls: type) -> str:
     )
 
 
+def suggestion(name: str, cls: type, also: Iterable[str] = ()) -> str:
+    """The end of a message about a name that is no knob: whose it is, or which it may be meant for.
+
+    Args:
+        name: the unknown one.
+        cls: the dataclass that does not have it; others of its base may.
+        also: names that are valid beside its knobs.
+    """
+    others = dict.fromkeys(other for base in cls.__mro__[1:-1] for other in base.__subclasses__())
+    homes = [getattr(other, "title", other.__name__).removesuffix(" config") for other in others if _has(other, name)]
+    if homes:
+        return f", which is an option of {' and '.join(homes)}"
+    return did_you_mean(name, [*knobs_of(cls), *also])
+
+
+def _has(cls: type, name: str) -> bool:
+    return dataclasses.is_dataclass(cls) and name in knobs_of(cls)
+
+
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """The end of a message about an unknown name; empty if no valid one is close."""
     close = difflib.get_close_matches(name, list(valid), n=1)
