@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +13,11 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
 from adafisher_hf import AdaFisherW, AdamQLR, FAdam, SIRFShampoo
+from adafisher_hf.config.knobs import knobs_of
 from tests.family.members import MEMBERS, assert_same, everything, make, train, trained
 from tests.models import next_token_loss, tiny, tiny_batches
 
+ROOT = Path(__file__).parents[2]
 every_member = pytest.mark.parametrize("name", MEMBERS)
 
 
@@ -144,7 +148,7 @@ def test_states_that_do_not_fit():
         make("sirfshampoo", tiny(dtype=torch.float32)), state, r"momentum_buffer is \(6, 6\) of float64, not .*float32"
     )
     one = SIRFShampoo([model.gate], batch_size=1)
-    refused(one, state, r"has groups of \[8\] parameters, SIRFShampoo has \[1\]")
+    refused(one, state, r"has groups of \[7\] parameters, SIRFShampoo has \[1\]")
 
 
 def test_a_group_may_come_later():
@@ -216,3 +220,20 @@ def test_they_take_a_model_tensors_and_groups():
             optimizer = cls(params, **knobs, **more)
             next_token_loss(model, tiny_batches(1)[0]).backward()
             optimizer.step(lambda m=model: backward(next_token_loss(m, tiny_batches(1)[0])))
+
+
+@pytest.mark.parametrize("cls", [FAdam, SIRFShampoo, AdamQLR])
+def test_the_page_has_every_option_with_its_default(cls):
+    _, section = (ROOT / "docs/family.md").read_text().split(f"\n## {cls.__name__}\n")
+    table = re.findall(r"^\| (`.*?) \| (.*?) \|", section.split("```")[0], re.M)
+    shown = [(key, value) for keys, values in table for key, value in pairs(keys, values)]
+    knobs = knobs_of(cls.config_class)
+    assert sorted(key for key, _ in shown) == sorted(knobs)
+    for key, value in shown:
+        default = knobs[key].default
+        assert value in (f"`{default}`", "the Trainer's", "none") or float(value) == default, key
+        assert (default is None) == (value in ("the Trainer's", "none")), key
+
+
+def pairs(keys, values):
+    return zip(re.findall(r"`(\w+)`", keys), values.split(", "), strict=True)

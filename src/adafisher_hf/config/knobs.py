@@ -9,7 +9,7 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -169,15 +169,16 @@ def suggestion(name: str, cls: type, also: Iterable[str] = ()) -> str:
         cls: the dataclass that does not have it; others of its base may.
         also: names that are valid beside its knobs.
     """
-    others = dict.fromkeys(other for base in cls.__mro__[1:-1] for other in base.__subclasses__())
-    homes = [getattr(other, "title", other.__name__).removesuffix(" config") for other in others if _has(other, name)]
+    others = [other for other in _siblings(cls) if dataclasses.is_dataclass(other) and name in knobs_of(other)]
+    homes = [getattr(other, "title", other.__name__).removesuffix(" config") for other in others]
     if homes:
         return f", which is an option of {' and '.join(homes)}"
     return did_you_mean(name, [*knobs_of(cls), *also])
 
 
-def _has(cls: type, name: str) -> bool:
-    return dataclasses.is_dataclass(cls) and name in knobs_of(cls)
+def _siblings(cls: type) -> Iterator[type]:
+    for base in cls.__mro__[1:-1]:
+        yield from type.__subclasses__(base)
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
