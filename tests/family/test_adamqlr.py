@@ -409,8 +409,23 @@ def test_hooks_go_with_the_optimizer():
 
 
 def test_the_loss_again():
-    model, ids = llama(), tiny_batches(1)[0]
+    model, ids = language(), tiny_batches(1)[0]
     optimizer = AdamQLR(model)
-    (model(input_ids=ids, labels=ids).loss * 3).backward()
+    loss = model(ids)["loss"]
+    expected = 3 * loss.detach()
+    loss *= 3  # as the Trainer does on several ranks
+    loss.backward()
     (one,) = optimizer._recorder.passes
-    assert loss_now(model, [one]) == 3 * one.loss
+    assert one.loss * one.scale == expected == loss_now(model, [one])
+
+
+def test_damping_has_a_floor():
+    """Of a linear model the quadratic one is right at every step."""
+    torch.manual_seed(0)
+    model, x = nn.Linear(4, 1).double(), inputs(count=20)
+    y = x.sum(1, keepdim=True) + inputs(2, count=20)[:, :1]
+    optimizer = AdamQLR(model)
+    for _ in range(20):
+        optimizer.step(lambda: F.mse_loss(model(x), y))
+        assert optimizer.logged()["adamqlr/rho"] == pytest.approx(1, abs=0.05)
+    assert optimizer.param_groups[0]["damping"] == 1e-8
