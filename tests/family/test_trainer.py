@@ -101,6 +101,14 @@ def test_config_and_card(tmp_path, name):
         settings(tmp_path, name, optim_args="dampings=1")
 
 
+def test_the_report_has_the_options(tmp_path):
+    for name in CLASSES:
+        trained(tmp_path / name, name, AdaFisherTrainer).save_state()
+    assert main(["report", *(str(tmp_path / name) for name in CLASSES), "--out", str(tmp_path / "report.html")]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert all(key in page for key in ("eps2", "factor_lr", "damping_increase"))
+
+
 def test_knobs_of_the_trainer_and_of_others(tmp_path):
     def made(name, **changes):
         return Trainer(llama(), settings(tmp_path, name, **changes), train_dataset=data()).create_optimizer().config
