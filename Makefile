@@ -64,8 +64,27 @@ profile: install  ## where the time of a step goes, and why
 bench-ablation: install  ## what each option of the kronecker structure is worth
 	$(OFFLINE) $(BIN)/python examples/benchmarks/ablation.py --out runs/bench-ablation
 
-bench-pretrain: install  ## measure the table of the README (an hour and more; goes on where it stopped)
-	$(OFFLINE) $(BIN)/python examples/benchmarks/pretrain.py --out runs/bench-pretrain
+BENCH := $(OFFLINE) $(BIN)/python examples/benchmarks
+PRETRAIN := $(BENCH)/pretrain.py --jobs 2 --out runs/bench-pretrain
+CHOSEN := runs/bench-pretrain/news-128-300/chosen.json
+
+bench-pretrain: install  ## measure training from scratch, everything tuned (half a day; goes on where it stopped)
+	$(PRETRAIN) --problem news
+	$(PRETRAIN) --problem news --steps 1000 --settings $(CHOSEN) --coordinates momentum ratio lr
+	$(PRETRAIN) --problem python
+	$(PRETRAIN) --problem gpt2
+	$(PRETRAIN) --problem t5
+	$(PRETRAIN) --problem vit --steps 150
+
+.PHONY: bench-scale
+bench-scale: install  ## the same text at three widths; after bench-pretrain (hours)
+	$(BENCH)/scale.py --jobs 2 --settings $(CHOSEN) --out runs/bench-scale
+
+.PHONY: bench-parts
+bench-parts: install  ## what each part of the orthogonal structure is worth; after bench-pretrain (hours)
+	$(BENCH)/orthogonal_parts.py --jobs 2 --clock --settings $(CHOSEN) --out runs/bench-parts
+	$(BENCH)/orthogonal_parts.py --jobs 2 --problem gpt2 \
+		--settings runs/bench-pretrain/gpt2-128-300/chosen.json --out runs/bench-parts
 
 bench-scaling: install  ## count messages and memory on up to 1024 ranks
 	$(OFFLINE) $(BIN)/python examples/benchmarks/scaling.py --out docs/scaling

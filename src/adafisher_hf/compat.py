@@ -7,6 +7,7 @@ its own (a test looks).
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
@@ -29,6 +30,17 @@ foreach_sub = torch._foreach_sub_
 
 # torch 2.13 has renamed the older one and warns of it.
 all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
+@functools.cache
+def has_bfloat16_products(device: torch.device) -> bool:
+    """Whether products of bfloat16 matrices are the faster ones: on accelerators, and on CPUs that do not emulate them.
+
+    torch 2.13, public; older ones do not tell, and there a CPU has none.
+    """
+    tell = getattr(torch.cpu, "get_capabilities", None)
+    return device.type != "cpu" or (tell is not None and bool(tell().get("avx512_bf16", False)))
+
 
 try:
     from torch.distributed.tensor import DTensor as DTensor

@@ -265,6 +265,7 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         groups = [{**group, "params": copy.deepcopy(group["params"], memo)} for group in self.param_groups]
         twin = type(self)(groups, model=model, process_group=self.ranks, **self.config.to_dict())
         twin.load_state_dict(self.state_dict())
+        twin._statistics.gate.inverse_scale = self._statistics.gate.inverse_scale
         return twin
 
     # The parts of a step, in their order ------------------------------------------------------------------------------

@@ -15,8 +15,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
-def run_ranks(count: int, work: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:
-    """Calls ``work(rank, *args)`` in ``count`` spawned processes of one gloo group.
+def run_ranks(
+    count: int, work: Callable[..., Any], *args: Any, timeout: float = 120.0, start: str = "spawn"
+) -> list[Any]:
+    """Calls ``work(rank, *args)`` in ``count`` processes of one gloo group.
+
+    Args:
+        start: how they are made; from a ``"forkserver"`` they share their imports, and an environment that is as old.
 
     Returns:
         What each rank returned (anything that ``torch.save`` can keep).
@@ -25,14 +30,17 @@ def run_ranks(count: int, work: Callable[..., Any], *args: Any, timeout: float =
         AssertionError: a process failed, or they were not done in time; then all of them were killed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        codes = start_ranks(count, work, *args, folder=folder, timeout=timeout)
+        codes = start_ranks(count, work, *args, folder=folder, timeout=timeout, start=start)
         assert codes == [0] * count, f"exit codes of the ranks: {codes}"
         return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(count)]
 
 
-def start_ranks(count: int, work: Callable[..., Any], *args: Any, folder: str, timeout: float) -> list[int | None]:
+def start_ranks(
+    count: int, work: Callable[..., Any], *args: Any, folder: str, timeout: float, start: str = "spawn"
+) -> list[int | None]:
     """The exit codes of the ranks; None for one that had to be killed at the deadline."""
-    context = mp.get_context("spawn")
+    context = mp.get_context(start)
+    context.set_forkserver_preload([work.__module__])
     port = free_port()
     processes = [context.Process(target=_enter, args=(rank, count, port, folder, work, args)) for rank in range(count)]
     for process in processes:

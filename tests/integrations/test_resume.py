@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-import multiprocessing
 import os
-import random
 import signal
-import time
 from pathlib import Path
 
 import peft
@@ -19,7 +16,7 @@ from transformers import Trainer, TrainingArguments
 
 import adafisher_hf
 from adafisher_hf import AdaFisherTrainer, AdaFisherW
-from adafisher_hf.integrations.checkpoints import is_complete, last_complete
+from adafisher_hf.integrations.checkpoints import is_complete
 from tests.models import llama, next_token_loss, tiny, tiny_batches
 
 DIAGONAL = "update_warmup=3,update_interval=2"
@@ -143,27 +140,6 @@ def killed_in_a_save(folder, file):
     trainer.train()
 
 
-def trained_until_killed(folder, steps):
-    torch.set_num_threads(1)
-    going_on = last_complete(folder) is not None
-    trainer = trainer_of(folder, max_steps=steps, save_steps=1, save_total_limit=2)
-    trainer.train(resume_from_checkpoint=going_on or None)
-
-
-@pytest.fixture(scope="module")
-def start():
-    """Starts a function of this file in a process of its own, which has imported everything already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-
-    def call(function, *args):
-        process = context.Process(target=function, args=args)
-        process.start()
-        return process
-
-    return call
-
-
 @pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"])
 def test_killed_in_the_middle_of_a_save_the_previous_checkpoint_serves(tmp_path, start, caplog, file):
     process = start(killed_in_a_save, str(tmp_path / "out"), file)
@@ -205,28 +181,6 @@ def test_a_save_of_another_optimizer_is_left_as_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "save_model", lambda *_, **__: found.append(is_complete(tmp_path / "checkpoint-3")))
     trainer.train()
     assert found == [True]
-
-
-def test_killed_at_random_moments_a_run_ends_in_the_same_bits(tmp_path, start):
-    """Every step saves, so that some of the signals come in the middle of a save."""
-    steps, chance, codes = 24, random.Random(time.time_ns()), []
-    while len(codes) < 5:
-        process = start(trained_until_killed, tmp_path / "out", steps)
-        known, deadline = last_complete(tmp_path / "out"), time.monotonic() + 60
-        while process.is_alive() and last_complete(tmp_path / "out") == known and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.join(chance.uniform(0.0, 0.3))
-        process.kill()
-        process.join()
-        codes.append(process.exitcode)
-    assert -signal.SIGKILL in codes
-    trained_until_killed(tmp_path / "out", steps)
-    trained_until_killed(tmp_path / "whole", steps)
-    ends = [torch.load(tmp_path / run / f"checkpoint-{steps}/optimizer.pt") for run in ("out", "whole")]
-    for parameter, state in ends[1]["state"].items():
-        assert_same(state, ends[0]["state"][parameter])
-    last = [(tmp_path / run / f"checkpoint-{steps}/model.safetensors").read_bytes() for run in ("out", "whole")]
-    assert last[0] == last[1]
 
 
 def test_without_any_complete_checkpoint(tmp_path):

@@ -97,7 +97,8 @@ def adamw(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimiz
 
 
 def adafisherw(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
-    return AdaFisherW(groups, model=model, **knobs)
+    # Where the ratio is not tuned it is 1 for every arm.
+    return AdaFisherW(groups, model=model, **{"vocabulary_lr": 1.0, **knobs})
 
 
 def adafactor(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:

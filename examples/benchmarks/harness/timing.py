@@ -50,6 +50,11 @@ class Timing:
         return steps
 
 
+def timed_steps(steps: int) -> int:
+    """How many steps of such a run the clock has to see: whole turns."""
+    return min(STEPS, -(-steps // TURN) * TURN)
+
+
 def time_arms(
     problem: Problem, arms: Sequence[Arm], rates: Mapping[str, float], path: Path, steps: int | None = None
 ) -> dict[str, Timing]:

@@ -15,7 +15,7 @@ from .arms import Arm, Point
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 6e-3, 1e-2, 2e-2, 3e-2, 6e-2, 1e-1, 3e-1)
 RATIOS = (1.0, 4.0, 16.0, 64.0)
 COORDINATES = ("lr", "momentum", "ratio", "lr")
-USUAL_RUNS = 10  # of an arm that starts near its best learning rate
+USUAL_RUNS = 2.5  # a coordinate, of an arm that starts near its best
 
 Search = Generator[list[Point], list[float], dict[Point, float]]
 

@@ -8,6 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..compat import has_bfloat16_products
+
 Coefficients = tuple[float, float, float]
 Iteration = Callable[[Tensor, int], Tensor]
 
@@ -54,6 +56,7 @@ def orthogonalised(wide: Tensor, iteration: Iteration, steps: int) -> Tensor:
     Args:
         wide: (stack, R, C) with R ≤ C.
     """
-    # A GPU's bfloat16 is enough for a direction (Muon); a CPU's is slower than its float32.
-    x = wide.to(torch.bfloat16) if wide.is_cuda and wide.dtype is torch.float32 else wide
+    # bfloat16 is enough for a direction (Muon), and several times as fast where the device has products of it.
+    halved = wide.dtype is torch.float32 and has_bfloat16_products(wide.device)
+    x = wide.to(torch.bfloat16) if halved else wide
     return iteration(x, steps).to(wide.dtype) * wide.shape[-1] ** 0.5
