@@ -1,4 +1,4 @@
-"""Deliberate mistakes in statistics/, preconditioners/ and update/, one at a time: the tests have to see each of them.
+"""Deliberate mistakes in four rooms (statistics, preconditioners, update, family): the tests have to see each of them.
 
     python tests/mutants.py            # or: make mutants
     python tests/mutants.py graft      # those whose description has the word

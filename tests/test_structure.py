@@ -19,7 +19,7 @@ FLOORS = (
     ("update",),
     ("config", "schedule", "join"),
     ("insight", "state"),
-    ("optimizer",),
+    ("optimizer", "family"),
     ("integrations", "report"),
     ("cli",),
     ("",),  # the package itself

@@ -1,4 +1,4 @@
-"""AdaFisher for Hugging Face Transformers. Importing it registers ``optim="adafisher"`` and ``"adafisherw"``.
+"""AdaFisher for Hugging Face Transformers. Importing it registers ``optim="adafisherw"`` and what else there is.
 
 Nothing below is loaded before it is used, and transformers is patched when it is imported: see
 ``integrations.patches``.
@@ -19,6 +19,10 @@ from .integrations.optimizers import (
 
 if TYPE_CHECKING:
     from .config.adafisher import AdaFisherConfig
+    from .config.family import AdamQLRConfig, FAdamConfig, SIRFShampooConfig
+    from .family.adamqlr import AdamQLR
+    from .family.fadam import FAdam
+    from .family.sirfshampoo import SIRFShampoo
     from .insight.coverage import CoverageRow, coverage
     from .integrations.callbacks import CurvatureCallback
     from .integrations.trainer import AdaFisherSeq2SeqTrainer, AdaFisherTrainer
@@ -32,8 +36,14 @@ __all__ = [
     "AdaFisherSeq2SeqTrainer",
     "AdaFisherTrainer",
     "AdaFisherW",
+    "AdamQLR",
+    "AdamQLRConfig",
     "CoverageRow",
     "CurvatureCallback",
+    "FAdam",
+    "FAdamConfig",
+    "SIRFShampoo",
+    "SIRFShampooConfig",
     "coverage",
     "is_registered",
     "register",
@@ -48,8 +58,14 @@ _LAZY = {
     "AdaFisherSeq2SeqTrainer": ".integrations.trainer",
     "AdaFisherTrainer": ".integrations.trainer",
     "AdaFisherW": ".optimizer",
+    "AdamQLR": ".family.adamqlr",
+    "AdamQLRConfig": ".config.family",
     "CoverageRow": ".insight.coverage",
     "CurvatureCallback": ".integrations.callbacks",
+    "FAdam": ".family.fadam",
+    "FAdamConfig": ".config.family",
+    "SIRFShampoo": ".family.sirfshampoo",
+    "SIRFShampooConfig": ".config.family",
     "coverage": ".insight.coverage",
 }
 

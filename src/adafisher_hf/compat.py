@@ -6,9 +6,10 @@ its own (a test looks).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -17,11 +18,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 # torch 2.6 to 2.13. Public optimizers of torch are built on these; without them the import fails.
+foreach_add = torch._foreach_add_
+foreach_addcmul = torch._foreach_addcmul_
 foreach_copy = torch._foreach_copy_
 foreach_div = torch._foreach_div
 foreach_lerp = torch._foreach_lerp_
 foreach_mul = torch._foreach_mul_
 foreach_norm = torch._foreach_norm
+foreach_pow = torch._foreach_pow
 foreach_sub = torch._foreach_sub_
 
 # torch 2.13 has renamed the older one and warns of it.
@@ -40,8 +44,9 @@ def has_bfloat16_products(device: torch.device) -> bool:
 
 try:
     from torch.distributed.tensor import DTensor as DTensor
+    from torch.distributed.tensor import Replicate as Replicate
 except ImportError:  # a torch without distributed
-    DTensor = None  # type: ignore[assignment, misc]
+    DTensor = Replicate = None  # type: ignore[assignment, misc]
 
 
 def in_backward_pass() -> bool:
@@ -229,6 +234,31 @@ def is_lora_layer(module: nn.Module) -> bool:
     """Whether a module has LoRA adapters of its own: A, then B, beside what it adapts (peft 0.21, public; as above)."""
     layer = sys.modules.get("peft.tuners.lora.layer")
     return isinstance(module, getattr(layer, "LoraLayer", ())) and not is_param_wrapper(module)
+
+
+# Fused kernels; transformers 5.2 to 5.23. If the names are gone nothing is switched, and what needs it is refused. ---
+
+IMPLEMENTATIONS = ("_attn_implementation_internal", "_experts_implementation_internal")
+
+
+def fused_implementations(model: nn.Module) -> list[tuple[Any, str, str]]:
+    """Of the transformers models in a model: config, name of the setting, and its value where that is not eager."""
+    configs = {id(module.config): module.config for module in model.modules() if is_transformers_model(module)}
+    named = [(config, name, getattr(config, name, None)) for config in configs.values() for name in IMPLEMENTATIONS]
+    return [(config, name, value) for config, name, value in named if value not in (None, "eager")]
+
+
+@contextlib.contextmanager
+def eager_implementations(model: nn.Module) -> Iterator[None]:
+    """Within it attention and experts run without fused kernels."""
+    fused = fused_implementations(model)
+    for config, name, _ in fused:
+        setattr(config, name, "eager")
+    try:
+        yield
+    finally:
+        for config, name, value in fused:
+            setattr(config, name, value)
 
 
 # Mixture-of-experts models; transformers 5.2 to 5.23. ---------------------------------------------------------------

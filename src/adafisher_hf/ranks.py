@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .compat import DTensor, is_flat_parameter, is_managed_by_fsdp, is_replica
+from .compat import DTensor, Replicate, is_flat_parameter, is_managed_by_fsdp, is_replica
 
 INSTEAD = "use FSDP2 (torch.distributed.fsdp.fully_shard) or DDP"
-FSDP1 = f"AdaFisher needs parameters in their own shape, and FSDP1 flattens parameters: {INSTEAD}"
-DEEPSPEED = f"AdaFisher needs parameters in their own shape, and DeepSpeed ZeRO flattens parameters: {INSTEAD}"
+FSDP1 = f"the optimizer needs parameters in their own shape, and FSDP1 flattens parameters: {INSTEAD}"
+DEEPSPEED = f"the optimizer needs parameters in their own shape, and DeepSpeed ZeRO flattens parameters: {INSTEAD}"
 DATA_PARALLEL = (
     "DataParallel copies the model at every forward pass, and the copies' curvature would be lost: start one process "
     "a GPU (torchrun or accelerate launch) and use DDP or FSDP2"
@@ -39,6 +39,22 @@ def local(tensor: Any) -> Tensor:
 def whole(tensor: Any) -> Tensor:
     """All of a tensor; for a sharded one every rank has to ask."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def zeros_like(parameter: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros that are split as a parameter is; whole on the meta device."""
+    if is_sharded(parameter) and device.type != "meta":
+        return torch.zeros_like(parameter, dtype=dtype)
+    return torch.zeros(parameter.shape, dtype=dtype, device=device)
+
+
+def part_of(everything: Tensor, parameter: Any) -> Tensor:
+    """The rows of a tensor, whole on every rank, that this rank holds of a parameter of its shape. Sends nothing."""
+    if not is_sharded(parameter):
+        return everything
+    mesh = parameter.device_mesh
+    copies = DTensor.from_local(everything, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return copies.redistribute(placements=parameter.placements).to_local()
 
 
 def check_wrapping(model: nn.Module) -> None:
@@ -108,6 +124,28 @@ def sum_over_ranks(vectors: Sequence[tuple[Tensor, dist.ProcessGroup | None]]) -
         parts = flat.split([len(vectors[i][0]) for i in indices])
         sums.update({i: part.to(vectors[i][0].dtype) for i, part in zip(indices, parts, strict=True)})
     return [sums[i] for i in range(len(vectors))]
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean of each value over all ranks that train together."""
+    if not is_distributed():
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def sums_of_shards(values: Sequence[Tensor], parameters: Sequence[Any]) -> list[Tensor]:
+    """One number a parameter, of its part on this rank: for those that are split, the sum over their ranks."""
+    split = [i for i, parameter in enumerate(parameters) if is_sharded(parameter)]
+    vectors = [(values[i].reshape(1), _ranks_of(parameters[i])) for i in split]
+    sums = dict(zip(split, sum_over_ranks(vectors), strict=True))
+    return [sums[i].reshape(()) if i in sums else value for i, value in enumerate(values)]
+
+
+def _ranks_of(parameter: Any) -> dist.ProcessGroup:
+    mesh = parameter.device_mesh
+    return mesh.get_group(mesh.ndim - 1)
 
 
 def any_rank(here: bool, device: torch.device, ranks: dist.ProcessGroup | None) -> bool:

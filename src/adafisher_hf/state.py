@@ -13,7 +13,7 @@ from .config.adafisher import AdaFisherConfig
 from .config.resume import changed_options, check_saved_groups, fixed_options, resumed
 from .layers import accumulation_dtype
 from .preconditioners.base import Preconditioner
-from .ranks import check_placement, is_sharded, local
+from .ranks import check_placement, is_sharded, local, zeros_like
 from .statistics.block import Block
 from .statistics.counts import TOKENS
 from .update.batch import LR_MULTIPLE
@@ -49,9 +49,9 @@ def initial_state(
     stack = block.layouts[0].shape[0] if block.layouts[0].independent else 1
     like = torch.empty(0, dtype=dtype, device=device)
     momentum_dtype = torch.bfloat16 if config.state_dtype == "bfloat16" else dtype
-    state = {"step": like.new_zeros(stack), "exp_avg": _zeros_like(param, momentum_dtype, device)}
+    state = {"step": like.new_zeros(stack), "exp_avg": zeros_like(param, momentum_dtype, device)}
     if param.dtype != dtype and config.rounding == "kahan":
-        state["compensation"] = _zeros_like(param, param.dtype, device)
+        state["compensation"] = zeros_like(param, param.dtype, device)
     if preconditioner.grafted:
         state["sigma_sq"] = like.new_zeros(stack)
     if block.role == "vocabulary":
@@ -130,12 +130,6 @@ def restore_dtypes(state: dict[Tensor, dict[str, Any]], groups: Sequence[dict[st
         for key, value in saved["state"].get(saved_id, {}).items():
             if isinstance(value, Tensor):
                 state[param][key] = value.detach().to(device=param.device, copy=True)
-
-
-def _zeros_like(param: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    if is_sharded(param) and device.type != "meta":
-        return torch.zeros_like(param, dtype=dtype)
-    return torch.zeros(param.shape, dtype=dtype, device=device)
 
 
 def _check_fit(state: dict[str, Any], expected: dict[str, Tensor], options: Options, name: str) -> None:

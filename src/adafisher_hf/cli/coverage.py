@@ -138,7 +138,10 @@ def _memory(model: nn.Module, optim_args: str | None, as_json: bool) -> str:
 
 
 def _settings(model: nn.Module, optim_args: str | None) -> list[Setting]:
-    """Those of COMPARED, and each other optimizer as it is by default; one with the same options stores the same."""
+    """Those of COMPARED, each other optimizer as it is by default, and what was asked for.
+
+    An optimizer with the options of COMPARED stores the same.
+    """
     from ..insight.memory import SETTINGS, Setting
     from ..integrations.entries import OPTIMIZERS, OptimizerEntry
 
@@ -149,6 +152,6 @@ def _settings(model: nn.Module, optim_args: str | None) -> list[Setting]:
     compared = OPTIMIZERS.get(COMPARED)
     if compared is None:
         return [setting(entry.name, entry) for entry in OPTIMIZERS.values()]
-    written = SETTINGS if optim_args is None else (*SETTINGS, optim_args)
     others = [entry for entry in OPTIMIZERS.values() if entry.config is not compared.config]
-    return [setting(text, compared, text) for text in written] + [setting(entry.name, entry) for entry in others]
+    settings = [setting(text, compared, text) for text in SETTINGS] + [setting(entry.name, entry) for entry in others]
+    return settings if optim_args is None else [*settings, setting(optim_args, compared, optim_args)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from .content import parse_json, read_text
-from .knobs import checked, did_you_mean, knobs_of, shown
+from .knobs import checked, knobs_of, shown, suggestion
 from .strings import read, write
 
 FORMAT_VERSION = 1
@@ -61,12 +61,13 @@ class OptimizerConfig:
             knobs: some of the fields.
 
         Raises:
-            TypeError: an unknown knob, named with the closest valid one, or a value of the wrong type.
+            TypeError: an unknown knob, named with the closest valid one or with whose it is, or a value of the wrong
+                type.
             ValueError: a value out of range.
         """
         for name in knobs:
             if name not in knobs_of(cls):
-                raise TypeError(f"unknown argument {name!r}{did_you_mean(name, knobs_of(cls))}")
+                raise TypeError(f"unknown argument {name!r}{suggestion(name, cls)}")
         return cls(**knobs)
 
     def resolved(self: Config) -> Config:

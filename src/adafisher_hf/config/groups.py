@@ -39,25 +39,44 @@ def check_group(group: dict[str, Any]) -> None:
         TypeError: what must be a number is none.
     """
     check_numbers(group)
-    for param in group["params"]:
+    check_parameters(group["params"])
+
+
+def check_parameters(params: Iterable[Tensor]) -> None:
+    """Refuses complex parameters, and those that are split as FSDP2 does not.
+
+    Raises:
+        ValueError: it says which.
+    """
+    for param in params:
         check_placement(f"a parameter of shape {tuple(param.shape)}", param)
         if param.is_complex():
             raise ValueError(f"complex parameters are not supported: one has dtype {param.dtype}")
 
 
-def check_numbers(group: Mapping[str, Any]) -> None:
-    """Checks the numbers of a parameter group.
+def check_rates(group: Mapping[str, Any], more: Iterable[str] = ()) -> None:
+    """Checks the learning rate and the weight decay of a group, and that ``more`` of its keys are numbers.
 
     Raises:
-        ValueError: a number out of range.
-        TypeError: what must be a number is none.
+        ValueError: negative, or not finite.
+        TypeError: no number.
     """
-    for key in ("lr", "weight_decay", *GROUP_KNOBS):
+    for key in ("lr", "weight_decay", *more):
         if not isinstance(group[key], int | float | Tensor) or isinstance(group[key], bool):
             raise TypeError(f"{key} must be a number, not {shown(group[key])}")
     for key in ("lr", "weight_decay"):
         if not 0 <= _number(group[key]) < math.inf:
             raise ValueError(f"{key} must be at least 0, not {shown(group[key])}, and finite")
+
+
+def check_numbers(group: Mapping[str, Any]) -> None:
+    """Checks the numbers of a parameter group of AdaFisher.
+
+    Raises:
+        ValueError: a number out of range.
+        TypeError: what must be a number is none.
+    """
+    check_rates(group, GROUP_KNOBS)
     AdaFisherConfig(**{name: group[name] for name in GROUP_KNOBS})
     if "momentum" in group:
         _momentum(group)

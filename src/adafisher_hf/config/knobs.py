@@ -9,7 +9,7 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,6 +159,26 @@ def help_of(cls: type) -> str:
         f"  {name} = {found.default}  ({allowed_text(cls, name)})\n      {found.metadata['help']}"
         for name, found in knobs_of(cls).items()
     )
+
+
+def suggestion(name: str, cls: type, also: Iterable[str] = ()) -> str:
+    """The end of a message about a name that is no knob: whose it is, or which it may be meant for.
+
+    Args:
+        name: the unknown one.
+        cls: the dataclass that does not have it; others of its base may.
+        also: names that are valid beside its knobs.
+    """
+    others = [other for other in _siblings(cls) if dataclasses.is_dataclass(other) and name in knobs_of(other)]
+    homes = [getattr(other, "title", other.__name__).removesuffix(" config") for other in others]
+    if homes:
+        return f", which is an option of {' and '.join(homes)}"
+    return did_you_mean(name, [*knobs_of(cls), *also])
+
+
+def _siblings(cls: type) -> Iterator[type]:
+    for base in cls.__mro__[1:-1]:
+        yield from type.__subclasses__(base)
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

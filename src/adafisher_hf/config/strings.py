@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .knobs import allowed_text, did_you_mean, knobs_of, parsed, shown
+from .knobs import allowed_text, knobs_of, parsed, shown, suggestion
 
 TRAINER_ARGUMENTS = {"lr": "learning_rate", "learning_rate": "learning_rate", "weight_decay": "weight_decay"}
 
@@ -53,9 +53,8 @@ def _known(cls: type, key: str) -> str:
     if key in TRAINER_ARGUMENTS:
         raise ValueError(f"optim_args cannot set {key!r}: use TrainingArguments.{TRAINER_ARGUMENTS[key]}")
     if key not in knobs_of(cls):
-        valid = [*knobs_of(cls), "config"]
-        keys = ", ".join(valid)
-        raise ValueError(f"unknown optim_args key {shown(key)}{did_you_mean(key, valid)} (valid keys: {keys})")
+        keys = ", ".join([*knobs_of(cls), "config"])
+        raise ValueError(f"unknown optim_args key {shown(key)}{suggestion(key, cls, ['config'])} (valid keys: {keys})")
     return key
 
 

@@ -22,7 +22,7 @@ from ..insight.coverage import CoverageRow
 from ..insight.coverage import summarize as shares
 from ..insight.summary import ParameterSummary
 from .entries import config_of, entry_of_optimizer, unwrapped
-from .figures import ShowsCurvature, by_kind, by_parameter, finite
+from .figures import ShowsCurvature, by_kind, by_parameter, finite, logged
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
@@ -106,10 +106,15 @@ class CurvatureCallback(TrainerCallback):
 
 
 def with_curvature(original: Callable) -> Callable:
-    """Wraps ``Trainer.log``: a callback's own ``on_log`` comes when the reporting ones have been served."""
+    """Wraps ``Trainer.log``: the optimizer's own figures, and the curvature if a callback asks for it.
+
+    The callback's own ``on_log`` comes when the reporting ones have been served.
+    """
 
     @functools.wraps(original)
     def log(self: Trainer, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs.update(logged(unwrapped(self.optimizer)))
         handler = self.callback_handler
         callback = next((found for found in handler.callbacks if isinstance(found, CurvatureCallback)), None)
         if callback is not None and "loss" in logs:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     Refuses = Callable[[TrainingArguments, nn.Module | None, OptimizerConfig], None]
+    FromTrainer = str | Callable[[TrainingArguments], Any]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class OptimizerEntry:
         citation: BibTeX, for the model card.
         paper: address, for the model card.
         from_trainer: knobs that an attribute of TrainingArguments sets, unless ``optim_args`` does. Where a knob's
-            default is None the optimizer chooses, unless the attribute was changed.
+            default is None the optimizer chooses, unless the attribute was changed. In place of an attribute: a
+            function of TrainingArguments, always asked.
         tag: of the model card.
     """
 
@@ -46,7 +48,7 @@ class OptimizerEntry:
     refuses: Refuses | str | None = None
     citation: str = ""
     paper: str = ""
-    from_trainer: Mapping[str, str] = field(default_factory=dict)
+    from_trainer: Mapping[str, FromTrainer] = field(default_factory=dict)
     tag: str = ""
 
     def load(self) -> type:
@@ -72,9 +74,9 @@ class OptimizerEntry:
             ValueError, TypeError, OSError: see ``OptimizerConfig.from_optim_args``.
         """
         defaults = {
-            knob: getattr(args, attribute)
-            for knob, attribute in self.from_trainer.items()
-            if not (knobs_of(self.config)[knob].default is None and _is_default(args, attribute))
+            knob: source(args) if callable(source) else getattr(args, source)
+            for knob, source in self.from_trainer.items()
+            if callable(source) or not (knobs_of(self.config)[knob].default is None and _is_default(args, source))
         }
         return self.config.from_optim_args(args.optim_args, defaults=defaults, token=_token_of(args))
 

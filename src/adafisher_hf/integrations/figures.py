@@ -20,6 +20,11 @@ class ShowsCurvature(Protocol):
         """One row for every parameter that has taken a step."""
 
 
+def logged(optimizer: Any) -> dict[str, float]:
+    """What an optimizer wants in every log of the training loss, if it has ``logged()``; finite numbers only."""
+    return finite(getattr(optimizer, "logged", dict)())
+
+
 def by_kind(optimizer: ShowsCurvature, rows: Iterable[ParameterSummary]) -> dict[str, float]:
     """The rows by kind of layer, and the optimizer's own figures."""
     more: dict[str, dict[str, float]] = getattr(optimizer, "figures", dict)()

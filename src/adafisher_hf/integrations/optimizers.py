@@ -1,4 +1,4 @@
-"""The optimizers that transformers is told of: two of ours, and any that ``register_optimizer`` adds."""
+"""The optimizers that transformers is told of: ours, their relatives, and any that ``register_optimizer`` adds."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from ..config.base import OptimizerConfig
 from ..config.strings import TRAINER_ARGUMENTS
 from . import patches
 from .entries import OPTIMIZERS, OptimizerEntry, check_class
+from .family import FAMILY
 
 if TYPE_CHECKING:
-    from .entries import Refuses
+    from .entries import FromTrainer, Refuses
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 # Keyword arguments of an optimizer that are not its own: the Trainer or this package gives them.
@@ -42,6 +43,7 @@ OURS: dict[str, Any] = dict(
 OPTIMIZERS.update(
     adafisher=OptimizerEntry("adafisher", f"{PACKAGE}.optimizer:AdaFisher", **OURS),
     adafisherw=OptimizerEntry("adafisherw", f"{PACKAGE}.optimizer:AdaFisherW", **OURS),
+    **FAMILY,
 )
 
 
@@ -54,7 +56,7 @@ def register_optimizer(
     refuses: Refuses | str | None = None,
     citation: str = "",
     paper: str = "",
-    from_trainer: Mapping[str, str] | None = None,
+    from_trainer: Mapping[str, FromTrainer] | None = None,
 ) -> None:
     """Gives an optimizer a name of its own: ``TrainingArguments(optim=name, optim_args="key=value,…")``.
 
@@ -72,7 +74,7 @@ def register_optimizer(
         citation: BibTeX, for the model card.
         paper: its address, for the model card.
         from_trainer: knobs that an attribute of TrainingArguments sets unless ``optim_args`` does, such as
-            ``{"beta": "adam_beta1"}``.
+            ``{"beta": "adam_beta1"}``, or a function of TrainingArguments.
 
     Raises:
         ValueError: the name cannot be used or is taken, or a knob has a name that the Trainer needs.

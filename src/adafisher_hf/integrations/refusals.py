@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -10,7 +11,11 @@ from transformers import TrainingArguments
 from transformers.training_args import ParallelMode
 
 from ..config.adafisher import AdaFisherConfig
+from ..config.base import OptimizerConfig
+from ..config.family import SIRFShampooConfig
 from ..preconditioners import find
+
+logger = logging.getLogger(__name__)
 
 
 def refuse_unsupported(args: TrainingArguments, model: nn.Module | None, config: AdaFisherConfig) -> None:
@@ -20,37 +25,129 @@ def refuse_unsupported(args: TrainingArguments, model: nn.Module | None, config:
         ValueError: no model, FSDP1, DeepSpeed ZeRO, DataParallel or tensor parallelism, or what the preconditioner of
             ``config`` cannot do with sharded parameters or several processes.
     """
-    name = getattr(args.optim, "value", args.optim)
+    name = _name(args)
     if model is None:
         raise ValueError(f'optim="{name}" needs the model for its curvature hooks: pass model=… to the Trainer')
-    fsdp = _fsdp_version(args)
-    if fsdp == 1:
-        raise ValueError(
-            f"optim={name!r} needs parameters in their own shape, FSDP1 flattens them: use FSDP2 "
-            "(fsdp_config={'version': 2}; accelerate: fsdp_version: 2), or DDP"
-        )
+    _refuse_fsdp1(args)
     preconditioner: Any = find(config.mode, config.structure).load()
-    reason = preconditioner.refuses(config, sharded=fsdp > 0, ranks=args.world_size)
+    reason = preconditioner.refuses(config, sharded=fsdp_version(args) > 0, ranks=args.world_size)
     if reason is not None:
         raise ValueError(f"optim={name!r}: {reason}")
+    _refuse_zero(args)
+    _refuse_data_parallel(args)
+    _refuse_tensor_parallel(args, model)
+
+
+def refuse_other_shapes(args: TrainingArguments, model: nn.Module | None, config: OptimizerConfig) -> None:
+    """Refuses what flattens parameters, or cuts them in another way than by rows.
+
+    Raises:
+        ValueError: FSDP1, DeepSpeed ZeRO or tensor parallelism.
+    """
+    _refuse_fsdp1(args)
+    _refuse_zero(args)
+    _refuse_tensor_parallel(args, model)
+
+
+def refuse_without_batch(args: TrainingArguments, model: nn.Module | None, config: SIRFShampooConfig) -> None:
+    """Checks what SIRFShampoo needs; warns of a batch size that is not the Trainer's.
+
+    Raises:
+        ValueError: the number of samples is not known; or see ``refuse_other_shapes``.
+    """
+    refuse_other_shapes(args, model, config)
+    if config.batch_size is None:
+        raise ValueError(
+            f"optim={_name(args)!r} needs the number of samples in a batch, which auto_find_batch_size=True leaves "
+            "open: give optim_args='batch_size=…', or switch it off"
+        )
+    actual = samples_a_step(args)
+    if actual not in (None, config.batch_size):
+        message = "optim_args: batch_size=%d counts, though a step of this Trainer has %d samples"
+        logger.warning(message, config.batch_size, actual)
+
+
+def refuse_second_look(args: TrainingArguments, model: nn.Module | None, config: OptimizerConfig) -> None:
+    """Checks that AdamQLR can run the model again, and differentiate it forwards.
+
+    Raises:
+        ValueError: FSDP, torch.compile, a loss scaler, a loss outside of the model, DataParallel; or see
+            ``refuse_other_shapes``.
+    """
+    refuse_other_shapes(args, model, config)
+    _refuse_data_parallel(args)
+    reason = next((reason for reason, applies in _without_second_look(args).items() if applies), None)
+    if reason is not None:
+        raise ValueError(f"optim={_name(args)!r}: {reason}")
+
+
+def _without_second_look(args: TrainingArguments) -> dict[str, bool]:
+    """Why a model could not be run again or differentiated forwards, and whether that is so."""
+    return {
+        "no forward-mode product goes through FSDP2's gathers: use DDP": fsdp_version(args) > 0,
+        "no forward-mode product goes through torch.compile: leave torch_compile out": args.torch_compile,
+        "fp16 has a loss scaler, which skips steps: use float32 or bf16": args.fp16,
+        "label_smoothing_factor makes the loss outside of the model, which has to be run again: leave it out": (
+            args.label_smoothing_factor != 0
+        ),
+        "Liger's fused losses have no logits to take the curvature of: leave use_liger_kernel out": (
+            args.use_liger_kernel
+        ),
+        "reentrant checkpoints have no forward-mode derivative: set use_reentrant=False": (
+            _checkpoints_reentrantly(args)
+        ),
+    }
+
+
+def samples_a_step(args: TrainingArguments) -> int | None:
+    """How many samples the gradient of a step is of; None: that is found out in training."""
+    if args.auto_find_batch_size:
+        return None
+    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+def _checkpoints_reentrantly(args: TrainingArguments) -> bool:
+    options = [getattr(args, f"{kind}_checkpointing_kwargs", None) for kind in ("activation", "gradient")]
+    return any(isinstance(given, dict) and given.get("use_reentrant", False) for given in options)
+
+
+def _name(args: TrainingArguments) -> str:
+    return getattr(args.optim, "value", args.optim)
+
+
+def _refuse_fsdp1(args: TrainingArguments) -> None:
+    if fsdp_version(args) == 1:
+        raise ValueError(
+            f"optim={_name(args)!r} needs parameters in their own shape, FSDP1 flattens them: use FSDP2 "
+            "(fsdp_config={'version': 2}; accelerate: fsdp_version: 2), or DDP"
+        )
+
+
+def _refuse_zero(args: TrainingArguments) -> None:
     if _zero_stage(args) > 0:
         raise ValueError(
-            f"optim={name!r} needs parameters in their own shape, DeepSpeed ZeRO flattens them: "
+            f"optim={_name(args)!r} needs parameters in their own shape, DeepSpeed ZeRO flattens them: "
             "use FSDP2 or DDP (accelerate launch without deepspeed), or ZeRO stage 0"
         )
+
+
+def _refuse_data_parallel(args: TrainingArguments) -> None:
     if args.parallel_mode is ParallelMode.NOT_DISTRIBUTED:
         raise ValueError(
-            f"optim={name!r} does not work with DataParallel: start one process a GPU (torchrun or accelerate launch, "
-            "which use DDP), or show one GPU alone (CUDA_VISIBLE_DEVICES=0)"
+            f"optim={_name(args)!r} does not work with DataParallel: start one process a GPU (torchrun or accelerate "
+            "launch, which use DDP), or show one GPU alone (CUDA_VISIBLE_DEVICES=0)"
         )
+
+
+def _refuse_tensor_parallel(args: TrainingArguments, model: nn.Module | None) -> None:
     if (getattr(model, "tp_size", None) or 1) > 1:
         raise ValueError(
-            f"optim={name!r} does not work with tensor parallelism, which splits each layer's inputs or outputs "
+            f"optim={_name(args)!r} does not work with tensor parallelism, which splits each layer's inputs or outputs "
             "over the ranks: load the model without tp_plan and use FSDP2 or DDP"
         )
 
 
-def _fsdp_version(args: TrainingArguments) -> int:
+def fsdp_version(args: TrainingArguments) -> int:
     """1 or 2 where FSDP is asked for, by the arguments or by ``accelerate launch``; 0 where it is not."""
     if args.fsdp:
         config: Any = args.fsdp_config or {}

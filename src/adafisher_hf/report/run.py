@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config.adafisher import CONFIG_NAME
+from ..config.adafisher import AdaFisherConfig
 from ..config.content import parse_json
+from ..config.family import AdamQLRConfig, FAdamConfig, SIRFShampooConfig
 from ..insight import log as curvature_log
 
+CONFIG_NAMES = [cls.file_name for cls in (AdaFisherConfig, FAdamConfig, SIRFShampooConfig, AdamQLRConfig)]
 STATE_NAME = "trainer_state.json"
 COVERAGE_NAME = "coverage.json"
 COVERAGE_COLUMNS: dict[str, dict[str, type]] = {
@@ -98,7 +100,8 @@ def _read(folder: Path, label: str) -> Run:
         run.notes.append(f"{STATE_NAME} has no log_history: no curves (did the run reach its first logging step?)")
     run.curvature = _curvature(folder / curvature_log.FILE_NAME, run.notes)
     run.coverage = _coverage(folder / COVERAGE_NAME, run.notes)
-    run.config = _json_object(folder / CONFIG_NAME, run.notes, "no table of options; CurvatureCallback writes it")
+    config = next((name for name in CONFIG_NAMES if (folder / name).exists()), CONFIG_NAMES[0])
+    run.config = _json_object(folder / config, run.notes, "no table of options; CurvatureCallback writes it")
     return run
 
 
