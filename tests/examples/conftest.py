@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _denormals_again():
+    """Benchmarks flush them, which would last for the whole process."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture
