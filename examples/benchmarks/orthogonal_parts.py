@@ -78,10 +78,16 @@ class Whole(Orthogonal):
         return dataclasses.replace(direction, fused=None) if isinstance(direction, Orthogonalised) else direction
 
 
-PRECONDITIONERS |= {
-    "flat": dataclasses.replace(PRECONDITIONERS["orthogonal"], target=Flat),
-    "whole": dataclasses.replace(PRECONDITIONERS["orthogonal"], target=Whole),
-}
+VARIANTS = {"flat": Flat, "whole": Whole}
+
+
+def variant(groups: Groups, model: nn.Module, *, structure: str, **knobs: Any) -> torch.optim.Optimizer:
+    """One of VARIANTS, which is a structure for as long as the optimizer is made."""
+    PRECONDITIONERS[structure] = dataclasses.replace(PRECONDITIONERS["orthogonal"], target=VARIANTS[structure])
+    try:
+        return AdaFisherW(groups, model=model, structure=structure, **knobs)
+    finally:
+        del PRECONDITIONERS[structure]
 
 
 class FixedLength(AdaFisherW):
@@ -157,11 +163,13 @@ def changed(full: Arm, fused: bool) -> list[Arm]:
 
     arms = [
         renamed(FULL),
-        renamed("no curvature on hidden matrices", knobs={**full.knobs, "structure": "flat"}),
+        renamed("no curvature on hidden matrices", make=variant, knobs={**full.knobs, "structure": "flat"}),
         renamed("no graft on hidden matrices", make=fixed_length),
     ]
     if fused:
-        arms.append(renamed("fused projections as one matrix", knobs={**full.knobs, "structure": "whole"}))
+        arms.append(
+            renamed("fused projections as one matrix", make=variant, knobs={**full.knobs, "structure": "whole"})
+        )
     usual = {**AdaFisherConfig(structure="orthogonal").resolved().to_dict(), "vocabulary_lr": full.ratio}
     for option, values in OPTIONS.items():
         for value in values:

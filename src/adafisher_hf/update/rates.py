@@ -9,14 +9,15 @@ from ..ranks import whole
 
 USUAL_RMS = 0.02  # of the weights that most models of transformers start with
 USUAL_MULTIPLE = 4.0
-MOST = 32.0
+MOST = 4.0
 
 
 @torch.no_grad()
 def default_multiple(weight: Tensor, like: Tensor) -> Tensor:
-    """The multiple of the learning rate for a weight as it was drawn: 4 √(RMS / 0.02), from 1 to 32; shape ().
+    """The multiple of the learning rate for a weight as it was drawn: 4 √(RMS / 0.02), from 1 to 4; shape ().
 
-    A table whose numbers are larger has further to go. Of a weight that is split every rank has to ask.
+    A table whose numbers are smaller has less far to go. (One whose numbers are larger, such as T5's, has further, but
+    the 28 that this would give ruined a small T5.) Of a weight that is split every rank has to ask.
 
     Args:
         weight: before the first step.
