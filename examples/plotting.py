@@ -8,7 +8,6 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 Points = Sequence[tuple[float, float]]
 
@@ -39,31 +38,6 @@ def plot_arms(curves: Mapping[str, Sequence[Points]], path: str | Path, title: s
         means = [sum(at_step) / len(seeds) for at_step in zip(*([y for _, y in run] for run in seeds), strict=True)]
         axes.plot(steps, means, color=color, marker="o", markersize=3, linewidth=2, label=arm)
     return _save(figure, axes, path)
-
-
-def plot_rates(panels: Mapping[str, Mapping[str, Points]], path: str | Path) -> Path:
-    """Loss against the learning rate: a panel a task, a colour an arm, a ring around its best rate.
-
-    A line that leaves its panel at the top goes on far above: the panel is about the differences near the best.
-    """
-    figure = Figure(figsize=(10, 8.5), dpi=120, layout="constrained")
-    lines: dict[str, Line2D] = {}  # of the legend, which all panels share
-    grid = figure.subplots((len(panels) + 1) // 2, 2, squeeze=False).flat
-    for axes, (title, curves) in zip(grid, panels.items(), strict=False):
-        losses = []
-        for arm, points in curves.items():
-            best = min(points, key=lambda point: point[1])
-            losses.append(best[1])
-            color = lines[arm].get_color() if arm in lines else f"C{len(lines)}"
-            (lines[arm],) = axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=4, label=arm)
-            axes.plot(*best, color=color, marker="o", markersize=11, fillstyle="none")
-        height = 4 * (max(losses) - min(losses))
-        axes.set(title=title, xscale="log", xlabel="learning rate", ylabel="tuning loss (nats)")
-        axes.set_ylim(min(losses) - height / 16, min(losses) + height)
-        axes.grid(alpha=0.3)
-    figure.legend(handles=[*lines.values()], loc="outside lower center", ncols=3)
-    figure.savefig(path)
-    return Path(path)
 
 
 def plot_scaling(curves: Mapping[str, Points], path: str | Path, title: str) -> Path:

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 from peft import PeftModel
-from peft.optimizers import create_loraplus_optimizer
+from peft.optimizers import create_loraplus_optimizer, create_riemannian_optimizer
 from torch import nn
 from transformers import Adafactor
 
@@ -115,6 +115,24 @@ def loraplus(groups: Groups, model: nn.Module, *, ratio: float, **knobs: Any) ->
         loraplus_weight_decay=WEIGHT_DECAY,
         **knobs,
     )
+
+
+def adamw_8bit(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
+    from bitsandbytes.optim import AdamW8bit  # type: ignore[attr-defined]
+
+    return AdamW8bit(groups, **knobs)
+
+
+def riemannian(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
+    """AdamW on gradients that the Gram of the other factor has divided. The groups are PEFT's own."""
+    return create_riemannian_optimizer(cast(PeftModel, model), torch.optim.AdamW, weight_decay=WEIGHT_DECAY, **knobs)
+
+
+def lorarite(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
+    """The groups are its own: it pairs factors by their order."""
+    from .peers.lorarite import LoraRite
+
+    return LoraRite(model, weight_decay=WEIGHT_DECAY, **knobs)
 
 
 def soap(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
