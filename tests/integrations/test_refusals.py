@@ -74,6 +74,22 @@ def test_tensor_parallel_through_the_trainer(tmp_path, model):
         trainer.create_optimizer()
 
 
+@pytest.mark.parametrize(
+    ("estimator", "changes", "message"),
+    [
+        ("improved", {"use_liger_kernel": True}, "leave use_liger_kernel out"),
+        ("sampled", {"use_liger_kernel": True}, "leave use_liger_kernel out"),
+        ("improved", {"torch_compile": True}, "leave torch_compile out"),
+        ("sampled", {"gradient_checkpointing_kwargs": {"use_reentrant": True}}, "set use_reentrant=False"),
+    ],
+)
+def test_logits_that_an_estimator_cannot_see(tmp_path, model, estimator, changes, message):
+    args = arguments(tmp_path, **changes)
+    with pytest.raises(ValueError, match=f"estimator='{estimator}': .*{message}"):
+        refuse_unsupported(args, model, AdaFisherConfig(estimator=estimator))
+    refuse_unsupported(args, model, AdaFisherConfig())
+
+
 def test_nothing_else_is_refused(tmp_path, model):
     refuse_unsupported(arguments(tmp_path), model, AdaFisherConfig())
     refuse_unsupported(arguments(tmp_path, **deepspeed(0)), model, AdaFisherConfig())

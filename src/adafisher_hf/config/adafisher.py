@@ -121,7 +121,11 @@ class AdaFisherConfig(OptimizerConfig):
         "as many tokens as it has rows)",
     )
     estimator: str = knob(
-        "empirical", estimator_names, "of S: empirical takes the training loss's own gradients", fixed=True
+        "empirical",
+        estimator_names,
+        "of S: empirical takes the training loss's own gradients, improved divides each token's by that of its logits, "
+        "sampled draws labels from the model (a backward pass more a refresh)",
+        fixed=True,
     )
     state_dtype: str = knob(
         "float32",

@@ -22,8 +22,8 @@ def refuse_unsupported(args: TrainingArguments, model: nn.Module | None, config:
     """Checks how training will be distributed.
 
     Raises:
-        ValueError: no model, FSDP1, DeepSpeed ZeRO, DataParallel or tensor parallelism, or what the preconditioner of
-            ``config`` cannot do with sharded parameters or several processes.
+        ValueError: no model, FSDP1, DeepSpeed ZeRO, DataParallel or tensor parallelism, what the preconditioner of
+            ``config`` cannot do with sharded parameters or several processes, or logits that its estimator cannot see.
     """
     name = _name(args)
     if model is None:
@@ -36,6 +36,7 @@ def refuse_unsupported(args: TrainingArguments, model: nn.Module | None, config:
     _refuse_zero(args)
     _refuse_data_parallel(args)
     _refuse_tensor_parallel(args, model)
+    _refuse_hidden_logits(args, config)
 
 
 def refuse_other_shapes(args: TrainingArguments, model: nn.Module | None, config: OptimizerConfig) -> None:
@@ -109,6 +110,23 @@ def samples_a_step(args: TrainingArguments) -> int | None:
 def _checkpoints_reentrantly(args: TrainingArguments) -> bool:
     options = [getattr(args, f"{kind}_checkpointing_kwargs", None) for kind in ("activation", "gradient")]
     return any(isinstance(given, dict) and given.get("use_reentrant", False) for given in options)
+
+
+def _refuse_hidden_logits(args: TrainingArguments, config: AdaFisherConfig) -> None:
+    if config.estimator == "empirical":
+        return
+    reasons = {
+        "Liger's fused losses have no logits for it: leave use_liger_kernel out": args.use_liger_kernel,
+        "a compiled graph does not show the gradient of the logits: leave torch_compile out": (
+            args.torch_compile and config.estimator == "improved"
+        ),
+        "reentrant checkpoints allow no second backward pass: set use_reentrant=False": (
+            config.estimator == "sampled" and _checkpoints_reentrantly(args)
+        ),
+    }
+    reason = next((reason for reason, applies in reasons.items() if applies), None)
+    if reason is not None:
+        raise ValueError(f"estimator={config.estimator!r}: {reason}")
 
 
 def _name(args: TrainingArguments) -> str:

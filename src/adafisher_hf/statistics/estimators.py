@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 class Estimator:
@@ -38,8 +38,16 @@ class Estimator:
         """
         raise NotImplementedError
 
-    def own_loss(self, logits: Tensor) -> Tensor:
-        """The loss whose backward pass gives S, shape (), from the logits of the running forward pass."""
+    def own_loss(self, logits: Tensor, mask: Tensor | None) -> Tensor:
+        """The loss whose backward pass gives S.
+
+        Args:
+            logits: of the running forward pass, (batch, tokens, classes) or (batch, classes).
+            mask: which tokens are not padding, (batch · tokens,); None: all.
+
+        Returns:
+            Shape ().
+        """
         raise NotImplementedError
 
 
@@ -47,9 +55,47 @@ class Empirical(Estimator):
     """The gradients of the training loss itself: δ as it comes (Martens 2020, the empirical Fisher)."""
 
 
+class Improved(Estimator):
+    """δ / ‖∂ℓ/∂z‖ with z the logits: what is predicted well counts as much as the rest (Wu et al. 2024, eq. 43).
+
+    ∂ℓ/∂z is p - y, and 0 where there is no label: such a token weighs nothing. With a weight for every token this is
+    exact where a token's δ has no other token's loss in it, and an approximation below attention.
+    """
+
+    weighs_tokens = True
+
+    def token_weights(self, logits_grad: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(logits_grad, dim=-1, dtype=_at_least_float32(logits_grad))
+        return torch.where(length > 0, 1 / length, torch.zeros_like(length))
+
+
+class Sampled(Estimator):
+    """Labels drawn from the model's own prediction: an estimate of the Fisher itself (Martens 2020, section 5).
+
+    One output is the mean of a normal distribution of variance 1. Takes a backward pass more a refresh.
+    """
+
+    has_own_pass = True
+
+    def own_loss(self, logits: Tensor, mask: Tensor | None) -> Tensor:
+        flat = logits.flatten(0, -2)
+        if flat.shape[-1] == 1:
+            losses = flat[:, 0] * torch.randn_like(flat[:, 0])
+        else:
+            drawn = torch.distributions.Categorical(logits=flat.detach().to(_at_least_float32(flat))).sample()
+            losses = nn.functional.cross_entropy(flat, drawn, reduction="none")
+        return losses.mean() if mask is None else (losses * mask).sum() / mask.sum().clamp(min=1)
+
+
+def _at_least_float32(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
 # A class, or "module:Class" of a module of this package, which is imported when it is used.
 ESTIMATORS: dict[str, str | Callable[[], Estimator]] = {
     "empirical": Empirical,
+    "improved": Improved,
+    "sampled": Sampled,
 }
 
 
