@@ -90,6 +90,21 @@ def test_logits_that_an_estimator_cannot_see(tmp_path, model, estimator, changes
     refuse_unsupported(args, model, AdaFisherConfig())
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_grad_norm": 1.0}, "max_grad_norm=1 clips .*: set max_grad_norm=0"),
+        ({"max_grad_norm": 0.0, "gradient_accumulation_steps": 2}, "set gradient_accumulation_steps=1"),
+        ({"max_grad_norm": 0.0, "fp16": True}, "use float32 or bf16"),
+        ({"max_grad_norm": 0.0, **fsdp(2)}, "train in one process"),
+    ],
+)
+def test_what_needs_all_gradients_at_once(tmp_path, model, changes, message):
+    args = arguments(tmp_path, **changes)
+    with pytest.raises(ValueError, match=f"gradient_release=True: .*{message}"):
+        refuse_unsupported(args, model, AdaFisherConfig(gradient_release=True))
+
+
 def test_nothing_else_is_refused(tmp_path, model):
     refuse_unsupported(arguments(tmp_path), model, AdaFisherConfig())
     refuse_unsupported(arguments(tmp_path, **deepspeed(0)), model, AdaFisherConfig())

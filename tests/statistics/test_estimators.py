@@ -16,7 +16,9 @@ from transformers import (
 )
 
 from adafisher_hf import AdaFisherW
-from adafisher_hf.statistics.estimators import ESTIMATORS, Estimator, Sampled
+from adafisher_hf.statistics.estimators import ESTIMATORS, make_estimator
+from adafisher_hf.statistics.estimators.base import Estimator
+from adafisher_hf.statistics.estimators.sampled import Sampled
 from tests.models import Routed, llama, tiny
 
 IDS = torch.randint(0, 11, (4, 5), generator=torch.Generator().manual_seed(1))
@@ -85,7 +87,7 @@ def test_weights_reach_every_layer_and_its_head(estimator):
     logits = model(IDS)
     logits.retain_grad()
     training_loss(logits, IDS).backward()
-    weights = ESTIMATORS[estimator]().token_weights(logits.grad)
+    weights = make_estimator(estimator).token_weights(logits.grad)
     sums = measured(model, optimizer)
     assert sums.keys() == deltas.keys() == {"up", "down", "head"}
     for name, delta in deltas.items():

@@ -134,6 +134,12 @@ class AdaFisherConfig(OptimizerConfig):
         "all else is float32 at least",
         fixed=True,
     )
+    gradient_release: bool = knob(
+        False,
+        (True, False),
+        "diagonal: take each parameter's step in the backward pass and free its gradient (one process, no clipping, "
+        "no accumulation, no loss scaler)",
+    )
     rounding: str = knob(
         "kahan",
         ROUNDINGS,
@@ -149,6 +155,8 @@ class AdaFisherConfig(OptimizerConfig):
                 f"{name}={shown(getattr(self, name), quoted=False)} has no effect with mode={self.mode!r}, "
                 f"structure={self.structure!r}: it belongs to {users_of(name)}, leave it out"
             )
+        if self.gradient_release and self.takes_pairs:
+            raise ValueError("gradient_release steps one factor at a time, lora='pair' both at once: leave one out")
 
     def resolved(self) -> AdaFisherConfig:
         """The same with the defaults of its mode and structure in place of None."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .estimators import Estimator, logits_of
+from .estimators.base import Estimator
 from .hooks import Hook
 from .tap import Gate, no_logits
 
@@ -54,6 +54,14 @@ def _refuse_several_labels(model: Any) -> None:
         )
 
 
+def _logits_of(output: Any) -> Any:
+    """The logits in what a model returns: ``output.logits``, its first element, or itself."""
+    logits = getattr(output, "logits", None)
+    if logits is not None:
+        return logits
+    return output[0] if isinstance(output, tuple) and output else output
+
+
 def _head_of(model: Any) -> nn.Module:
     """The module that makes the logits: a language model's head, else the last linear layer, else the model itself."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
@@ -63,7 +71,7 @@ def _head_of(model: Any) -> nn.Module:
 
 
 def _weigh_with_logits(estimator: Estimator, gate: Gate, module: nn.Module, args: tuple, output: Any) -> None:
-    logits = logits_of(output)
+    logits = _logits_of(output)
     gate.token_weights = None  # until the next gradient says what they are
     if gate.active and isinstance(logits, Tensor) and logits.requires_grad:
         logits.register_hook(partial(_weigh, estimator, gate))
@@ -86,7 +94,7 @@ def _take_own_pass(estimator: Estimator, gate: Gate, model: nn.Module, args: tup
         return
     if torch.compiler.is_compiling():
         raise ValueError("estimator=sampled has a backward pass of its own, which torch.compile does not let in")
-    logits = logits_of(output)
+    logits = _logits_of(output)
     if not isinstance(logits, Tensor) or not logits.requires_grad or logits.dim() < 2:
         raise ValueError(no_logits("sampled"))
     loss = estimator.own_loss(logits, _mask_of(logits, gate))

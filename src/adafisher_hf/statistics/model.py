@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..compat import drop_hooks, has_unreduced_gradients, in_backward_pass, in_function_transform
 from ..layers import Layout, accumulation_dtype, gradient_layout
 from ..layers.fused import output_dim
-from ..ranks import is_distributed
+from ..ranks import any_rank, is_distributed, local
 from .block import Block, Wanted
 from .estimators import make_estimator
 from .experts import TAPS, ExpertTap
@@ -186,6 +186,18 @@ class ModelStatistics:
         for tap, count in zip(new, counts, strict=True):
             tap.expected = int(count) or None
         return True
+
+    def saw_anything(self, params: Sequence[Tensor]) -> bool:
+        """Whether there was a backward pass on any rank: one that was measured, or left a gradient that is not 0."""
+        found = self.fired() or any(bool(local(p.grad).any()) for p in params if p.grad is not None)
+        if is_distributed(self.ranks):  # each sees its own rows, or its own part of the model
+            found = any_rank(found, params[0].device, self.ranks)
+        return found
+
+    def end_step(self) -> None:
+        """What came in was used parameter by parameter."""
+        self.has_measured |= self.fired()
+        self.clear()
 
     def clear(self) -> None:
         """Drops what the taps have summed up."""

@@ -21,17 +21,18 @@ LOUD = 8.0  # times the momentum in units of σ; of pure noise that is about 0.2
 Lengths = dict[Key, Tensor]  # ‖α u‖ of every block of a batch
 
 
-def take_step(batches: dict[Key, Batch], hypers: dict[Key, Hyper], kernel: Any) -> Lengths:
+def take_step(batches: dict[Key, Batch], hypers: dict[Key, Hyper], kernel: Any, floor: Tensor | None = None) -> Lengths:
     """Updates the weights of all blocks, in place.
 
     Args:
         batches: by what their blocks have in common; ``grad_sqs`` become those of whole blocks.
         hypers: the numbers of each batch's parameter group.
         kernel: has ``advance``, ``ahead`` and ``apply``.
+        floor: of σ, shape (), where these are not all gradients of the step; None: made from them.
     """
     split = {key: batch for key, batch in batches.items() if key.ranks is not None}
     _complete_grad_sqs(split)
-    floor = sigma_floor(batches.values())
+    floor = sigma_floor(batches.values()) if floor is None else floor
     scalars = {key: begin(batch, hypers[key], floor.to(key.device, key.dtype)) for key, batch in batches.items()}
     lengths = {key: _step(batches[key], scalars[key], hypers[key], kernel) for key in batches if key not in split}
     return lengths | _step_split(split, scalars, hypers, kernel)
