@@ -24,6 +24,14 @@ def test_the_page_of_options_is_current():
     assert generator["page"]() == (ROOT / "docs/options.md").read_text(), "run python docs/generate_options.py"
 
 
+def test_pages_show_the_tables_as_they_are():
+    generator = runpy.run_path(str(ROOT / "docs/insert_tables.py"))
+    for page in generator["pages"]():
+        text = page.read_text()
+        assert generator["refreshed"](page) == text, "run python docs/insert_tables.py"
+        assert "--8<--" not in text, f"{page}: a code host shows a hole there; use docs/insert_tables.py"
+
+
 def messages_in(file: Path) -> list[str]:
     """Every string of a source file, with MARK for what an f-string puts in."""
 
