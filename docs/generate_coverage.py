@@ -39,7 +39,7 @@ position tables, class tokens): row and column means of the squared gradient.
 | any class or function that makes a model without arguments, also of the working directory | `package.module:Class` |
 | a model of the Hub whose config is in the cache | `bert-base-uncased` |
 
-Quantized weights are shown as what they were before.
+Quantized weights are shown as what they were before; `adafisher-hf doctor MODEL` says that they are not trained.
 
 ```bash
 adafisher-hf coverage GPT2LMHeadModel --summary

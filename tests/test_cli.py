@@ -129,6 +129,7 @@ def test_a_package_that_fails_to_import_shows_its_own_error(tmp_path, in_process
         ["coverage", "gpt2", "--summary", "--memory"],
         ["coverage", "gpt2", "--fail-under", "95"],
         ["coverage", "gpt2", "--fail-under", "most"],
+        ["doctor", "gpt2", "--optim", "adamw_torch"],
         ["train"],
     ],
 )
@@ -146,7 +147,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"adafisher-hf {adafisher_hf.__version__}\n"
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["coverage", "--help"]])
+@pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["coverage", "--help"], ["doctor", "--help"]])
 def test_help(argv, capsys):
     with pytest.raises(SystemExit) as caught:
         main(argv)
@@ -155,7 +156,7 @@ def test_help(argv, capsys):
     assert ("update_interval = 10" in out) == (argv == ["--help"])
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["coverage", "--help"]])
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["coverage", "--help"], ["doctor", "--help"]])
 def test_help_waits_for_nothing_heavy(argv):
     code = """
 import sys

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-COMMANDS = {"run", "coverage", "report"}
+COMMANDS = {"run", "coverage", "report", "doctor"}
 COMPLETED = "import sys; from adafisher_hf.cli import main; sys.exit(main([]))"
 
 
@@ -28,6 +28,7 @@ def completions(tmp_path, line):
         ("cov", {"coverage"}),
         ("coverage --su", {"--summary"}),
         ("coverage gpt2 --task ca", {"causal-lm"}),
+        ("doctor --optim ada", {"adafisher", "adafisherw", "adamqlr"}),
         ("coverage some", {"some-checkpoint/"}),
         ("run tr", {"train.py"}),
     ],

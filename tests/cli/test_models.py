@@ -150,6 +150,14 @@ def test_what_cannot_be_resolved_gets_one_line(mine, capsys, name, options, mess
     assert captured.err.startswith("adafisher-hf: error: ") and message in captured.err
 
 
+@pytest.mark.parametrize("name", ["AutoModel", "LlamaForCasualLM", "Bertmodel", "lama", "gpt2-medium"])
+def test_what_is_suggested_can_be_had(name):
+    with pytest.raises(CommandError, match="did you mean '(.+)'") as caught:
+        build_on_meta(name, "auto")
+    suggested = str(caught.value).rpartition("did you mean '")[2].partition("'")[0]
+    assert build_on_meta(suggested, "auto").num_parameters() > 0
+
+
 def test_of_an_output_folder_the_last_checkpoint_is_suggested(tmp_path, capsys):
     for step in (9, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ..config.base import OptimizerConfig
 from ..config.knobs import help_of
 from ..integrations.entries import OPTIMIZERS
-from . import coverage, report, run
+from . import coverage, doctor, report, run
 from .errors import CommandError
 from .models import TASKS, build_on_meta
 from .version import version
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (run, coverage, report):
+    for command in (run, coverage, report, doctor):
         command.add_command(commands)
     return parser
 
