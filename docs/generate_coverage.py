@@ -24,8 +24,54 @@ TEXT = """# Coverage
 Which curvature the parameters of an architecture get, as a share of its numbers (the default configuration of
 transformers, without a task's head unless it is a language model). `embedding+linear` is an embedding tied to the head:
 the curvature of both uses adds up. `gradient` is the fallback for what no hook can see (experts stored as one tensor,
-position tables, class tokens): row and column means of the squared gradient. `adafisher-hf coverage MODEL` prints the
-same for any model, parameter by parameter.
+position tables, class tokens): row and column means of the squared gradient.
+
+## Of your model
+
+`adafisher-hf coverage MODEL` says it of any model, parameter by parameter, with neither weights nor a network. MODEL is
+
+| MODEL | such as |
+| --- | --- |
+| a folder with a `config.json`, or with the `adapter_config.json` of PEFT | `out/checkpoint-300` |
+| a config file | `my-model/config.json` |
+| a model type of transformers | `llama` |
+| a model or config class of transformers | `LlamaForCausalLM` |
+| any class or function that makes a model without arguments, also of the working directory | `package.module:Class` |
+| a model of the Hub whose config is in the cache | `bert-base-uncased` |
+
+Quantized weights are shown as what they were before; `adafisher-hf doctor MODEL` says that they are not trained.
+
+```bash
+adafisher-hf coverage GPT2LMHeadModel --summary
+```
+
+```text
+kind              parameters     numbers  share
+conv1d                    96  85,017,600  68.3%
+embedding+linear           1  38,597,376  31.0%
+embedding                  1     786,432   0.6%
+norm                      50      38,400   0.0%
+```
+
+With `--json` there is one object. Its keys stay; new ones may be added. `model` is what was asked for, and
+
+| key | is there | a list of objects with |
+| --- | --- | --- |
+| `kinds` | without `--memory` | `kind`, `parameters`, `numbers`, `share` |
+| `parameters` | without `--summary` and `--memory` | `name`, `shape`, `kind`, `owners`, `role`, `treatment` |
+| `memory` | with `--memory` | `setting`, `bytes`, `per_parameter` |
+
+`share` is of 1, `parameters` of a kind counts tensors and `numbers` their entries. `bytes` and `per_parameter` are null
+where an optimizer cannot say.
+
+In a test of your own, `--fail-under SHARE` ends with status 1 where a smaller share of the numbers than this has a kind
+other than `gradient`; the message names what has not:
+
+```bash
+adafisher-hf coverage llama --summary --fail-under 0.95
+```
+
+## Of 28 architectures
 
 Made by `python docs/generate_coverage.py`.
 

@@ -11,6 +11,7 @@ from transformers import HfArgumentParser, Trainer, TrainingArguments
 from adafisher_hf import CurvatureCallback
 from checkpoints import starting_point
 from comparison import CompareArguments
+from console import shorten
 from errors import InputError
 
 ADAFISHERS = ("adafisher", "adafisherw")
@@ -48,6 +49,7 @@ def parse(
 
 def train_and_evaluate(trainer: Trainer) -> dict[str, float]:
     """Does what --do_train and --do_eval ask for and returns all metrics."""
+    shorten(trainer)
     metrics: dict[str, float] = {}
     if trainer.args.do_train:
         metrics |= _train(trainer)

@@ -118,7 +118,21 @@ def test_a_package_that_fails_to_import_shows_its_own_error(tmp_path, in_process
         main(["run", "-m", "broken.train"])
 
 
-@pytest.mark.parametrize("argv", [[], ["run"], ["run", "-m"], ["run", "--fast", "x.py"], ["coverage"], ["train"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["run"],
+        ["run", "-m"],
+        ["run", "--fast", "x.py"],
+        ["coverage"],
+        ["coverage", "gpt2", "--summary", "--memory"],
+        ["coverage", "gpt2", "--fail-under", "95"],
+        ["coverage", "gpt2", "--fail-under", "most"],
+        ["doctor", "gpt2", "--optim", "adamw_torch"],
+        ["train"],
+    ],
+)
 def test_wrong_usage(argv, capsys):
     with pytest.raises(SystemExit) as caught:
         main(argv)
@@ -126,7 +140,14 @@ def test_wrong_usage(argv, capsys):
     assert "usage: adafisher-hf" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["coverage", "--help"]])
+def test_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"adafisher-hf {adafisher_hf.__version__}\n"
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["coverage", "--help"], ["doctor", "--help"]])
 def test_help(argv, capsys):
     with pytest.raises(SystemExit) as caught:
         main(argv)
@@ -135,17 +156,18 @@ def test_help(argv, capsys):
     assert ("update_interval = 10" in out) == (argv == ["--help"])
 
 
-def test_help_waits_for_nothing_heavy():
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["coverage", "--help"], ["doctor", "--help"]])
+def test_help_waits_for_nothing_heavy(argv):
     code = """
 import sys
 from adafisher_hf.cli import main
 try:
-    main(["--help"])
+    main(sys.argv[1:])
 except SystemExit:
     pass
 assert not {"torch", "transformers", "huggingface_hub", "matplotlib"} & set(sys.modules)
 """
-    assert run("-c", code).stderr == ""
+    assert run("-c", code, *argv).stderr == ""
 
 
 # coverage
@@ -175,8 +197,10 @@ def test_coverage_of_a_folder_is_that_of_its_model(folder, capsys):
     expected = adafisher_hf.coverage(GPT2LMHeadModel(small_gpt2()))
     assert content["parameters"] == json.loads(json.dumps([row._asdict() for row in expected]))
     assert sum(row["share"] for row in content["kinds"]) == pytest.approx(1.0)
-    assert coverage_json(capsys, folder / "config.json") == content
-    assert coverage_json(capsys, folder, "--summary") == {"kinds": content["kinds"]}
+    assert content.keys() == {"model", "kinds", "parameters"} and content["model"] == str(folder)
+    file = folder / "config.json"
+    assert coverage_json(capsys, file) == {**content, "model": str(file)}
+    assert coverage_json(capsys, folder, "--summary") == {"model": str(folder), "kinds": content["kinds"]}
 
 
 def test_coverage_prints_aligned_tables(folder, capsys):
@@ -204,7 +228,9 @@ def test_coverage_of_a_model_type_needs_no_memory(capsys):
 def test_memory_is_that_of_a_step(folder, capsys):
     args = "structure=kronecker,max_factor_dim=8"
     assert main(["coverage", str(folder), "--memory", "--json", "--optim_args", args]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    content = json.loads(capsys.readouterr().out)
+    assert content.keys() == {"model", "memory"} and content["model"] == str(folder)
+    rows = content["memory"]
     assert [rows[0]["setting"], rows[-1]["setting"]] == ["AdamW", args]
     ids = torch.zeros(1, 3, dtype=torch.long)
     for row in rows:
@@ -228,7 +254,7 @@ def test_memory_prints_a_table_and_refuses_wrong_options(folder, capsys):
     assert main(["coverage", str(folder), "--memory"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split("  ")[0] == "optimizer state" and lines[1].endswith(" 8.00")
-    assert main(["coverage", str(folder), "--memory", "--optim_args", "gama=1"]) == 2
+    assert main(["coverage", str(folder), "--memory", "--optim_args", "gama=1"]) == 1
     assert "did you mean 'gamma'" in capsys.readouterr().err
 
 
@@ -261,20 +287,24 @@ def test_every_task_names_a_class_of_transformers():
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("lama", [], "unknown model 'lama': give a folder with a config.json, a config file, a model of the Hub that"),
+        ("lama", [], "unknown model 'lama': give a checkpoint's folder, a config file, a model of the Hub that"),
         ("lama", [], "did you mean 'llama'?"),
-        ("bert-base-uncased", [], "(this one is not), or a model type of transformers (did you mean 'bert'?)"),
+        (
+            "bert-base-uncased",
+            [],
+            "(this one is not), package.module:Class, or a class or model type of transformers (did you mean 'bert'?)",
+        ),
         ("gpt2-medium", [], "did you mean 'gpt2'?"),
         ("some/where/else", [], "unknown model 'some/where/else'"),
         ("nothing-like-it", [], "such as gpt2, llama, bert, t5, vit; all: "),
-        ("detr", [], "cannot build 'detr' for the task 'auto': ImportError: TimmBackbone requires the timm library"),
-        (".", [], "no usable model config in '.'"),
+        ("detr", [], "cannot build 'detr': ImportError: TimmBackbone requires the timm library"),
+        (".", [], "no config.json in the folder '.'"),
         ("vit", ["--task", "causal-lm"], "cannot build 'vit' for the task 'causal-lm'"),
     ],
 )
 def test_unknown_models_get_one_line(tmp_path, monkeypatch, capsys, model, options, message):
     monkeypatch.chdir(tmp_path)
-    assert main(["coverage", model, *options]) == 2
+    assert main(["coverage", model, *options]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("adafisher-hf: error: ")

@@ -124,7 +124,7 @@ def test_names_are_text_not_markup(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["nowhere", "file"])
 def test_no_folder_is_one_line(tmp_path, capsys, name):
     (tmp_path / "file").write_text("")
-    assert main(["report", str(write_run(tmp_path / "run")), str(tmp_path / name)]) == 2
+    assert main(["report", str(write_run(tmp_path / "run")), str(tmp_path / name)]) == 1
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
     assert captured.err.startswith("adafisher-hf: error: ")
@@ -143,14 +143,14 @@ def test_usage(capsys, argv, status):
 
 def test_without_matplotlib_the_extra_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert main(["report", str(write_run(tmp_path))]) == 2
+    assert main(["report", str(write_run(tmp_path))]) == 1
     captured = capsys.readouterr()
     assert 'pip install "adafisher-hf[report]"' in captured.err and captured.err.count("\n") == 1
 
 
 def test_a_page_that_cannot_be_written(tmp_path, capsys):
     run = write_run(tmp_path / "run", state=None, curvature=None)
-    assert main(["report", str(run), "--output", str(run / "coverage.json" / "x.html")]) == 2
+    assert main(["report", str(run), "--output", str(run / "coverage.json" / "x.html")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 

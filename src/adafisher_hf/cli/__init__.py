@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from ..config.base import OptimizerConfig
 from ..config.knobs import help_of
 from ..integrations.entries import OPTIMIZERS
-from . import coverage, report, run
+from . import coverage, doctor, report, run
 from .errors import CommandError
 from .models import TASKS, build_on_meta
+from .version import version
 
 __all__ = ["TASKS", "build_on_meta", "main"]
 
@@ -25,10 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: without the name of the program; by default that of the process.
 
     Returns:
-        The exit status: 0, or 2 for a mistake in the command line.
+        The exit status: 0, or 1 for something wrong with what was given. A mistake in the command line itself ends the
+        program with 2, ``run`` with what its script ends with.
     """
     head, rest = run.split(list(sys.argv[1:] if argv is None else argv))
-    options = _parser().parse_args(head)
+    parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could come next
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    options = parser.parse_args(head)
     try:
         return options.run(options, rest)
     except CommandError as error:
@@ -43,8 +51,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_options_of_all(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (run, coverage, report):
+    for command in (run, coverage, report, doctor):
         command.add_command(commands)
     return parser
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import CommandError
-from .models import TASKS, build_on_meta
-from .tables import table
+from .models import MODEL_HELP, TASKS, build_on_meta
+from .tables import show, table
+from .uncovered import uncovered
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..insight.coverage import CoverageRow
-    from ..insight.memory import Setting
+    from ..insight.coverage import CoverageRow, KindShare
+    from ..insight.memory import MemoryRow, Setting
 
 COMPARED = "adafisherw"  # the optimizer whose settings have rows of their own
 
@@ -31,17 +30,13 @@ def add_command(commands: Any) -> None:
         "what it is for, what the structure does with it, and the modules that own it; then the share of each kind. "
         "Needs neither weights nor a network.",
     )
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a folder with a config.json, a config file, a model type of transformers, such as gpt2 or llama, or a "
-        "model of the Hub, such as bert-base-uncased, whose config is in the cache",
-    )
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
         "--task", choices=TASKS, default="auto", help="which AutoModel to build (default: what the config says)"
     )
-    parser.add_argument("--summary", action="store_true", help="only the shares by kind")
-    parser.add_argument("--memory", action="store_true", help="bytes of optimizer state instead, beside AdamW's")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--summary", action="store_true", help="only the shares by kind")
+    shown.add_argument("--memory", action="store_true", help="bytes of optimizer state instead, beside AdamW's")
     parser.add_argument(
         "--optim_args",
         metavar="ARGS",
@@ -49,6 +44,12 @@ def add_command(commands: Any) -> None:
         "row for them",
     )
     parser.add_argument("--json", action="store_true", help="JSON in place of tables")
+    parser.add_argument(
+        "--fail-under",
+        type=share,
+        metavar="SHARE",
+        help="exit with status 1 where less than this share of the numbers (0 to 1) has another kind than 'gradient'",
+    )
     parser.set_defaults(run=run)
 
 
@@ -56,20 +57,44 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Prints the tables or the JSON.
 
     Raises:
-        CommandError: no such model, or wrong ``--optim_args``.
+        CommandError: no such model, wrong ``--optim_args``, or less is covered than ``--fail-under`` asks for.
     """
     model = build_on_meta(options.model, options.task)
-    if options.memory:
-        text = _memory(model, options.optim_args, options.json)
+    rows = _rows(model, options.optim_args)
+    content = _content(options, model, rows)
+    if options.json:
+        plain = {part: [row._asdict() for row in found] for part, found in content.items()}
+        show(json.dumps({"model": options.model, **plain}, indent=2))
     else:
-        rows = _rows(model, options.optim_args)
-        text = _as_json(rows, options.summary) if options.json else _as_tables(rows, options.summary)
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # As in `… | head`: nobody reads on, and python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        show("\n\n".join(TABLES[part](found) for part, found in content.items()))
+    if options.fail_under is not None:
+        _check_share(options.model, rows, options.fail_under)
     return 0
+
+
+def _content(options: argparse.Namespace, model: nn.Module, rows: list[CoverageRow]) -> dict[str, list[Any]]:
+    """What was asked for, by the name that it has in the JSON."""
+    from ..insight.coverage import summarize
+
+    if options.memory:
+        return {"memory": _memory(model, options.optim_args)}
+    kinds = summarize(rows)
+    return {"kinds": kinds} if options.summary else {"parameters": rows, "kinds": kinds}
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1; argparse names this function where it is none."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a share from 0 to 1, such as 0.95, got {text}")
+    return value
+
+
+def _check_share(model: str, rows: list[CoverageRow], wanted: float) -> None:
+    missing = uncovered(rows)
+    if 1 - missing.share < wanted:
+        covered = f"{1 - missing.share:.6g}"
+        raise CommandError(f"{model!r} is covered to {covered}, less than --fail-under {wanted:g}: {missing.names}")
 
 
 def _rows(model: nn.Module, optim_args: str | None) -> list[CoverageRow]:
@@ -78,30 +103,20 @@ def _rows(model: nn.Module, optim_args: str | None) -> list[CoverageRow]:
 
     try:
         return coverage(model, AdaFisherConfig.from_optim_args(optim_args))
-    except (TypeError, ValueError, FileNotFoundError) as error:
+    except (TypeError, ValueError, OSError) as error:
         raise CommandError(str(error)) from error
 
 
-def _as_json(rows: list[CoverageRow], only_summary: bool) -> str:
-    from ..insight.coverage import summarize
-
-    content = {"kinds": [row._asdict() for row in summarize(rows)]}
-    if not only_summary:
-        content["parameters"] = [row._asdict() for row in rows]
-    return json.dumps(content, indent=2)
-
-
-def _as_tables(rows: list[CoverageRow], only_summary: bool) -> str:
-    from ..insight.coverage import summarize
-
-    shares = table(
+def _kinds_table(rows: list[KindShare]) -> str:
+    return table(
         ("kind", "parameters", "numbers", "share"),
-        [(row.kind, f"{row.parameters:,}", f"{row.numbers:,}", f"{row.share:.1%}") for row in summarize(rows)],
+        [(row.kind, f"{row.parameters:,}", f"{row.numbers:,}", f"{row.share:.1%}") for row in rows],
         right=(1, 2, 3),
     )
-    if only_summary:
-        return shares
-    parameters = table(
+
+
+def _parameters_table(rows: list[CoverageRow]) -> str:
+    return table(
         ("name", "shape", "kind", "role", "treatment", "owners"),
         [
             (
@@ -115,18 +130,9 @@ def _as_tables(rows: list[CoverageRow], only_summary: bool) -> str:
             for row in rows
         ],
     )
-    return f"{parameters}\n\n{shares}"
 
 
-def _memory(model: nn.Module, optim_args: str | None, as_json: bool) -> str:
-    from ..insight.memory import compare_settings
-
-    try:
-        rows = compare_settings(model, _settings(model, optim_args))
-    except (TypeError, ValueError, FileNotFoundError) as error:
-        raise CommandError(str(error)) from error
-    if as_json:
-        return json.dumps([row._asdict() for row in rows], indent=2)
+def _memory_table(rows: list[MemoryRow]) -> str:
     return table(
         ("optimizer state", "bytes", "bytes / parameter"),
         [
@@ -135,6 +141,22 @@ def _memory(model: nn.Module, optim_args: str | None, as_json: bool) -> str:
         ],
         right=(1, 2),
     )
+
+
+TABLES: dict[str, Callable[[list[Any]], str]] = {
+    "parameters": _parameters_table,
+    "kinds": _kinds_table,
+    "memory": _memory_table,
+}
+
+
+def _memory(model: nn.Module, optim_args: str | None) -> list[MemoryRow]:
+    from ..insight.memory import compare_settings
+
+    try:
+        return compare_settings(model, _settings(model, optim_args))
+    except (TypeError, ValueError, OSError) as error:
+        raise CommandError(str(error)) from error
 
 
 def _settings(model: nn.Module, optim_args: str | None) -> list[Setting]:

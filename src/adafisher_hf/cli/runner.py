@@ -18,7 +18,7 @@ def run_script(script: str, args: Sequence[str]) -> None:
         CommandError: no such script.
     """
     if not os.path.exists(script):
-        raise CommandError(f"no script {script!r} in {os.getcwd()!r}")
+        raise CommandError(f"no script {script!r} in {os.getcwd()!r}", status=2)
     sys.argv = [script, *args]
     is_source = os.path.isfile(script) and not _is_zip(script)
     # runpy itself puts a folder or a zip file onto the path.
@@ -33,10 +33,21 @@ def run_module(module: str, args: Sequence[str]) -> None:
         CommandError: no such module.
     """
     _replace_own_path([os.getcwd()])
-    if not _has_module(module):
-        raise CommandError(f"no module named {module!r}", status=1)
+    if not has_module(module):
+        raise CommandError(f"no module named {module!r}")
     sys.argv = [module, *args]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def has_module(name: str) -> bool:
+    """Whether there is a module of this name; its package is imported, and what that raises passes through."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError as error:
+        # Of "a.b" the package "a" is imported; what that fails to import is its own trouble, to be shown in full.
+        if name == error.name or name.startswith(f"{error.name}."):
+            return False
+        raise
 
 
 def _replace_own_path(entries: list[str]) -> None:
@@ -49,13 +60,3 @@ def _is_zip(path: str) -> bool:
     import zipfile
 
     return zipfile.is_zipfile(path)
-
-
-def _has_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError as error:
-        # Of "a.b" the package "a" is imported; what that fails to import is its own trouble, to be shown in full.
-        if name == error.name or name.startswith(f"{error.name}."):
-            return False
-        raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable, Sequence
 
 
@@ -23,3 +25,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[
         for line in lines
     ]
     return "\n".join("  ".join(line).rstrip() for line in cells)
+
+
+def show(text: str) -> None:
+    """Prints it, also to somebody who stops reading, as in ``… | head``."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
