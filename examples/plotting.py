@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,42 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours for a page that is light or dark; the picture itself is transparent."""
+
+    name: str
+    text: str
+    arms: Mapping[str, str]
+    others: Sequence[str]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of matplotlib."""
+        names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "legend.labelcolor")
+        return dict.fromkeys(names, self.text)
+
+
+# One colour an arm everywhere; all have a contrast of 4.5 at least against white, or against GitHub's dark page.
+LIGHT = Theme(
+    "light",
+    "#24292f",
+    {"AdamW": "#57606a", "Muon": "#a04100", "AdaFisherW, orthogonal": "#00695c", "AdaFisherW, kronecker": "#1a5fb4"},
+    ("#8250df", "#bf3989", "#9a6700", "#0969da", "#116329", "#82071e"),
+)
+DARK = Theme(
+    "dark",
+    "#e6edf3",
+    {"AdamW": "#9ea7b3", "Muon": "#ffa657", "AdaFisherW, orthogonal": "#4fd1c0", "AdaFisherW, kronecker": "#79c0ff"},
+    ("#d2a8ff", "#ff9bce", "#e3b341", "#a5d6ff", "#7ee787", "#ffa198"),
+)
+
+
+def color_of(arm: str, theme: Theme, index: int = 0) -> str:
+    """That of an arm; those without one of their own share a few, by their place."""
+    return theme.arms.get(arm, theme.others[index % len(theme.others)])
 
 
 def plot_training(history: Iterable[Mapping[str, Any]], path: str | Path, title: str) -> Path:
@@ -31,7 +68,7 @@ def plot_arms(curves: Mapping[str, Sequence[Points]], path: str | Path, title: s
     """Evaluation loss against the step: for each arm its mean over the seeds, and every seed as a thin line."""
     figure, axes = _new_figure(title)
     for index, (arm, seeds) in enumerate(curves.items()):
-        color = f"C{index}"
+        color = color_of(arm.partition(" (")[0], LIGHT, index)
         for points in seeds:
             axes.plot(*zip(*points, strict=True), color=color, alpha=0.25, linewidth=1)
         steps = [step for step, _ in seeds[0]]
