@@ -280,6 +280,8 @@ def test_arms_take_turns_on_the_clock(tmp_path, monkeypatch):
     assert started[2:] == (["AdamW"] * 10 + ["AdaFisherW"] * 10) * 3
     assert all(len(arm.turns) == 3 and min(arm.turns) > 0 for arm in timings.values())
     assert timings == time_arms(Regression(), PAIR, rates, tmp_path / "timing.json")
+    some = time_arms(Regression(), PAIR[:1], rates, tmp_path / "timing.json")
+    assert some == {PAIR[0].name: timings[PAIR[0].name]}
 
 
 def test_clock_goes_on_at_the_steady_pace():
