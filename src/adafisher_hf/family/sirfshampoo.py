@@ -25,7 +25,8 @@ class SIRFShampoo(FamilyOptimizer):
         K_n ← K_n (I - β₂ m_n / max(1, ‖m_n‖));   u = G ×_n K_n K_nᵀ + κ θ;   v ← α₁ v + u;   θ ← θ - lr v
 
     K = I and m = 0 at the start, factors every T steps. A way of size 1 has no factor, one longer than
-    ``max_factor_dim`` has the diagonal of all this. ``structure="diagonal"`` has one k for each element of the tensor instead::
+    ``max_factor_dim`` has the diagonal of all this. ``structure="diagonal"`` has one k for each element of the tensor
+    instead::
 
         m ← α₂ m + (1 - α₂) ½ (B g² k² + λ k² - 1);   k ← k (1 - β₂ m / max(1, ‖m‖));   u = g k² + κ θ
 
