@@ -89,7 +89,7 @@ ARMS = {  # of family_cost, by the first cell of the page's table; and of ``cove
 def test_the_page_s_table_has_the_measured_numbers(capsys):
     """State is counted, time is in the committed file."""
     table = {
-        row[0]: row for row in rows_of(PAGE.split("State is that of GPT-2")[0]) if len(row) == 7 and row[0] in ARMS
+        row[0]: row for row in rows_of(PAGE.split("h is what goes into a layer")[0]) if len(row) == 7 and row[0] in ARMS
     }
     assert table.keys() == ARMS.keys()
     times = json.loads((ROOT / "docs/family/cost.json").read_text())["steps of AdamW"]
