@@ -207,7 +207,7 @@ def test_the_command_line_and_the_parser_list_it(registered, capsys):
     text = help_text()
     assert "for optim=signed:\n  beta = 0.9  (a number in [0, 1))\n      decay of the momentum\n" in text
     assert "  nesterov = False  (one of True, False)\n      look ahead" in text
-    assert text.count("for optim=") == 5 and "for optim=adafisher and optim=adafisherw:\n" in text
+    assert text.count("for optim=") == 7 and "for optim=adafisher and optim=adafisherw:\n" in text
     assert NAME in choices()
     unregister_optimizer(NAME)
     assert NAME not in help_text() and NAME not in choices()

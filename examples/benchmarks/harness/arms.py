@@ -24,6 +24,7 @@ from .roles import tables
 
 WEIGHT_DECAY = 0.1
 BETA2 = 0.95
+RATIOS = (1.0, 4.0, 16.0, 64.0)
 
 Groups = list[dict[str, Any]]
 Build = Callable[..., torch.optim.Optimizer]
@@ -50,6 +51,7 @@ class Arm:
         finds_tables: the optimizer knows tables and heads by itself, and takes the ratio as ``vocabulary_lr``.
         momentum: under which name ``make`` takes the momentum.
         momenta: what it may be.
+        ratios: what the ratio may be.
         start: where tuning begins.
     """
 
@@ -60,6 +62,7 @@ class Arm:
     finds_tables: bool = False
     momentum: str = ""
     momenta: tuple[Any, ...] = (None,)
+    ratios: tuple[float, ...] = RATIOS
     start: Point = Point(3e-3, None, 4.0)
 
     def describe(self) -> dict[str, Any]:

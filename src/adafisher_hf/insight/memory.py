@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -64,7 +64,7 @@ def state_bytes(optimizer_cls: Any, model: nn.Module, **arguments: Any) -> dict[
     finally:
         getattr(optimizer, "close", lambda: None)()
     return {
-        names[parameter]: sum(_bytes(value) for value in state.values() if isinstance(value, Tensor))
+        names[parameter]: sum(map(_bytes, _tensors(state)))
         for parameter, state in optimizer.state.items()
         if parameter in names
     }
@@ -109,6 +109,15 @@ def _make_state(optimizer: Any, parameters: list[Tensor]) -> None:
 
 def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    """Of a state: some optimizers keep lists."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, dict | list | tuple):
+        for value in state.values() if isinstance(state, dict) else state:
+            yield from _tensors(value)
 
 
 def _bytes(tensor: Tensor) -> int:

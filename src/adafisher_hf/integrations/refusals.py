@@ -53,6 +53,17 @@ def refuse_other_shapes(args: TrainingArguments, model: nn.Module | None, config
     _refuse_tensor_parallel(args, model)
 
 
+def refuse_shards(args: TrainingArguments, model: nn.Module | None, config: OptimizerConfig) -> None:
+    """Refuses what splits parameters in any way.
+
+    Raises:
+        ValueError: FSDP2; or see ``refuse_other_shapes``.
+    """
+    refuse_other_shapes(args, model, config)
+    if fsdp_version(args):
+        raise ValueError(f"optim={_name(args)!r} takes no parameter that FSDP2 has split: use DDP")
+
+
 def refuse_without_batch(args: TrainingArguments, model: nn.Module | None, config: SIRFShampooConfig) -> None:
     """Checks what SIRFShampoo needs; warns of a batch size that is not the Trainer's.
 
