@@ -147,7 +147,7 @@ def test_memory(tmp_path, capsys):
     config = GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=11, n_positions=16)
     config.save_pretrained(tmp_path)
     assert main(["coverage", str(tmp_path), "--memory", "--json"]) == 0
-    rows = {row["setting"]: row["bytes"] for row in json.loads(capsys.readouterr().out)}
+    rows = {row["setting"]: row["bytes"] for row in json.loads(capsys.readouterr().out)["memory"]}
     model = adafisher_hf.cli.build_on_meta(str(tmp_path), "auto")
     shapes = [tuple(p.shape) for p in model.parameters()]
     counts = 4 * len(shapes)  # of steps
