@@ -94,7 +94,7 @@ def test_the_page_s_table_has_the_measured_numbers(capsys):
     assert table.keys() == ARMS.keys()
     times = json.loads((ROOT / "docs/family/cost.json").read_text())["steps of AdamW"]
     assert main(["coverage", "gpt2", "--memory", "--json"]) == 0
-    bytes_of = {row["setting"]: row["per_parameter"] for row in json.loads(capsys.readouterr().out)}
+    bytes_of = {row["setting"]: row["per_parameter"] for row in json.loads(capsys.readouterr().out)["memory"]}
     model = build_on_meta("gpt2", "auto")
     diagonal = sum(state_bytes(SIRFShampoo, model, structure="diagonal").values())
     bytes_of[None] = diagonal / sum(p.numel() for p in model.parameters())
