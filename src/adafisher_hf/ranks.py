@@ -41,6 +41,13 @@ def whole(tensor: Any) -> Tensor:
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
+def split_zeros(shape: Sequence[int], dtype: torch.dtype, like: Any) -> Tensor:
+    """Zeros that lie on the ranks as another sharded tensor with as many rows does."""
+    from torch.distributed.tensor import zeros
+
+    return zeros(shape, dtype=dtype, device_mesh=like.device_mesh, placements=like.placements)
+
+
 def check_wrapping(model: nn.Module) -> None:
     """Refuses a model whose modules are copied or whose parameters are flattened, whatever its parameters look like.
 

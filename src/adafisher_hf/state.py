@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from .config.adafisher import AdaFisherConfig
 from .config.resume import changed_options, check_saved_groups, fixed_options, resumed
-from .layers import accumulation_dtype
+from .layers import Layout, accumulation_dtype
 from .preconditioners.base import Preconditioner
-from .ranks import check_placement, is_sharded, local
+from .ranks import check_placement, is_sharded, local, split_zeros
 from .statistics.block import Block
 from .statistics.counts import TOKENS
+from .update import blockwise
 from .update.batch import LR_MULTIPLE
 from .update.rates import default_multiple
 
@@ -48,8 +49,7 @@ def initial_state(
     dtype = accumulation_dtype(param.dtype)
     stack = block.layouts[0].shape[0] if block.layouts[0].independent else 1
     like = torch.empty(0, dtype=dtype, device=device)
-    momentum_dtype = torch.bfloat16 if config.state_dtype == "bfloat16" else dtype
-    state = {"step": like.new_zeros(stack), "exp_avg": _zeros_like(param, momentum_dtype, device)}
+    state = {"step": like.new_zeros(stack), **_momentum(config, param, block.layouts[0], dtype, device)}
     if param.dtype != dtype and config.rounding == "kahan":
         state["compensation"] = _zeros_like(param, param.dtype, device)
     if preconditioner.grafted:
@@ -62,6 +62,23 @@ def initial_state(
     if preconditioner.measures(block):
         preconditioner.init(state, block.layouts, like)
     return state
+
+
+def check_options(config: AdaFisherConfig, preconditioner: Preconditioner, params: Iterable[Tensor]) -> None:
+    """Refuses what no state can be made for, before anything is trained.
+
+    Args:
+        params: on the meta device where a state is only counted.
+
+    Raises:
+        ValueError: options that do not go together.
+        ImportError: a library that they need is not installed.
+    """
+    reason = preconditioner.refuses(config, sharded=False, ranks=1)
+    if reason is not None:
+        raise ValueError(reason)
+    if config.state_dtype == "int8" and not all(param.is_meta for param in params):
+        blockwise.library()
 
 
 def check_parameter(param: Tensor, block: Block, state: Mapping[str, Tensor] | None) -> None:
@@ -130,10 +147,26 @@ def restore_dtypes(state: dict[Tensor, dict[str, Any]], groups: Sequence[dict[st
                 state[param][key] = value.detach().to(device=param.device, copy=True)
 
 
+def _momentum(
+    config: AdaFisherConfig, param: Tensor, layout: Layout, dtype: torch.dtype, device: torch.device
+) -> dict[str, Tensor]:
+    length = blockwise.block_length(layout) if config.state_dtype == "int8" else None
+    if length is not None:
+        shape = blockwise.scale_shape(param.shape, length)
+        codes = _zeros_like(param, torch.uint8, device)
+        return {"exp_avg": codes, blockwise.SCALE: _zeros_split_like(param, shape, torch.float32, device)}
+    return {"exp_avg": _zeros_like(param, torch.bfloat16 if config.state_dtype == "bfloat16" else dtype, device)}
+
+
 def _zeros_like(param: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return _zeros_split_like(param, param.shape, dtype, device)
+
+
+def _zeros_split_like(param: Any, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros whose first dimension is that of a parameter, and lies on the ranks as it does."""
     if is_sharded(param) and device.type != "meta":
-        return torch.zeros_like(param, dtype=dtype)
-    return torch.zeros(param.shape, dtype=dtype, device=device)
+        return split_zeros(shape, dtype, param)
+    return torch.zeros(shape, dtype=dtype, device=device)
 
 
 def _check_fit(state: dict[str, Any], expected: dict[str, Tensor], options: Options, name: str) -> None:
