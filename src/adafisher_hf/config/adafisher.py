@@ -126,8 +126,8 @@ class AdaFisherConfig(OptimizerConfig):
     state_dtype: str = knob(
         "float32",
         STATE_DTYPES,
-        "of the momentum and of rotated second moments (float64 for float64 parameters if float32 is asked for); int8: of "
-        "the momentum alone, in blocks, by bitsandbytes; all else is float32 at least",
+        "of the momentum and of rotated second moments (float64 for float64 parameters if float32 is asked for); int8: "
+        "of the momentum alone, in blocks, by bitsandbytes; all else is float32 at least",
         fixed=True,
     )
     rounding: str = knob(
