@@ -31,6 +31,7 @@ class Wide(nn.Module):
     def __init__(self, width: int = 64):
         super().__init__()
         self.embed = nn.Embedding(81, width)
+        nn.init.normal_(self.embed.weight, std=0.2)
         self.up, self.norm, self.down = nn.Linear(width, 128), nn.LayerNorm(128), nn.Linear(128, width, bias=False)
         self.gate = nn.Parameter(torch.randn(width, width) * 0.1)
         self.odd = nn.Linear(width, 65)
