@@ -7,6 +7,7 @@ import io
 import subprocess
 import sys
 
+import peft
 import pytest
 import torch
 from torch import nn
@@ -257,6 +258,26 @@ def test_a_step_neither_waits_nor_has_a_buffer_larger_than_a_bucket(monkeypatch)
             assert (watch.waits, watch.largest) == (0, 64 * 64)
 
 
+def test_a_pair_of_factors_takes_one_step_whatever_their_momenta_are_kept_in():
+    losses = []
+    for state_dtype in ("float32", "int8"):
+        torch.manual_seed(0)
+        model = peft.get_peft_model(nn.Sequential(nn.Linear(512, 32)), peft.LoraConfig(r=8, target_modules=["0"]))
+        optimizer = AdaFisherW(model, lr=3e-3, lora="pair", state_dtype=state_dtype)
+        for _ in range(20):
+            model.zero_grad()
+            x = torch.randn(64, 512, generator=torch.Generator().manual_seed(1))
+            loss = (model(x) - x[:, :32]).square().mean()
+            loss.backward()
+            optimizer.step()
+        losses.append(loss.item())
+    kept = {
+        name[-16:-15]: optimizer.state[p]["exp_avg"].dtype for name, p in model.named_parameters() if p.requires_grad
+    }
+    assert kept == {"A": torch.uint8, "B": torch.float32}
+    assert losses[0] != losses[1] and abs(losses[0] - losses[1]) < 0.01
+
+
 # Saving and loading
 
 
@@ -276,6 +297,15 @@ def test_resume_is_bitwise(setting, dtype):
     second.load_state_dict(saved["optimizer"])
     assert torch.equal(train(resumed, second, batches[6:]), straight)
     assert_equal_states(copied(second), copied(optimizer))
+
+
+def test_loading_makes_no_wide_copy():
+    _, optimizer = build(model_class=lambda: nn.Linear(128, 256, bias=False))
+    optimizer.init_state()
+    state = copy.deepcopy(optimizer.state_dict())
+    with Watch() as watch:
+        optimizer.load_state_dict(state)
+    assert watch.largest == 256
 
 
 def test_a_copy_goes_on_alike():

@@ -22,7 +22,7 @@ from .preconditioners import find
 from .preconditioners.base import Preconditioner
 from .ranks import DEEPSPEED, any_rank, check_wrapping, is_distributed, local, refuse_replica
 from .schedule import Schedule
-from .state import check_options, check_parameter, checked_state, initial_state, restore_dtypes
+from .state import check_options, check_parameter, checked_state, initial_state, restore_state
 from .statistics.block import Block
 from .statistics.counts import keep_token_counts, restore_token_counts
 from .statistics.model import ModelStatistics
@@ -230,8 +230,8 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         """
         blocks, name = self._by_parameter(), type(self).__name__
         state_dict = checked_state(state_dict, name, self.param_groups, blocks, self.config, self._preconditioner)
-        super().load_state_dict(state_dict)
-        restore_dtypes(self.state, self.param_groups, state_dict)
+        super().load_state_dict({**state_dict, "state": {}})  # its casts would be a copy in the parameters' dtype
+        restore_state(self.state, self.param_groups, state_dict)
         self.state_was_written()
         self._statistics.clear()
         self._statistics.has_measured |= self.param_groups[0]["step"] > 0

@@ -137,14 +137,20 @@ def checked_state(
     return {**saved, "param_groups": [resumed(group, own) for group, own in zip(found, groups, strict=True)]}
 
 
-def restore_dtypes(state: dict[Tensor, dict[str, Any]], groups: Sequence[dict[str, Any]], saved: StateDict) -> None:
-    """Puts the saved tensors back as they were: torch casts them to the parameter's dtype when it loads them."""
+def restore_state(state: dict[Tensor, dict[str, Any]], groups: Sequence[dict[str, Any]], saved: StateDict) -> None:
+    """Copies the saved tensors, each in the dtype that it has.
+
+    Args:
+        state: of the optimizer, empty; written to.
+        groups: of the optimizer.
+        saved: what ``checked_state`` has returned.
+    """
     saved_ids = [i for group in saved["param_groups"] for i in group["params"]]
     params = [p for group in groups for p in group["params"]]
     for saved_id, param in zip(saved_ids, params, strict=True):
-        for key, value in saved["state"].get(saved_id, {}).items():
-            if isinstance(value, Tensor):
-                state[param][key] = value.detach().to(device=param.device, copy=True)
+        tensors = saved["state"].get(saved_id)
+        if tensors:
+            state[param] = {key: value.detach().to(param.device, copy=True) for key, value in tensors.items()}
 
 
 def _momentum(
