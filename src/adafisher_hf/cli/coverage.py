@@ -41,7 +41,7 @@ def add_command(commands: Any) -> None:
         "--task", choices=TASKS, default="auto", help="which AutoModel to build (default: what the config says)"
     )
     parser.add_argument("--summary", action="store_true", help="only the shares by kind")
-    parser.add_argument("--memory", action="store_true", help="bytes of optimizer state instead, beside AdamW's")
+    parser.add_argument("--memory", action="store_true", help="bytes of optimizer state instead, beside others'")
     parser.add_argument(
         "--optim_args",
         metavar="ARGS",
