@@ -2,8 +2,8 @@
 
     python examples/benchmarks/eight_bits.py --out docs/int8
 
-Short runs on the tuning split: a MiniLM on topics of news, and the pretraining task with the structures that leave its
-first plateau in so few steps. Finished runs are kept in OUT/runs.json.
+Short runs on the tuning split: a MiniLM on topics of news, a ViT on digits, and the pretraining task with the
+structures that leave its first plateau in so few steps. Finished runs are kept in OUT/runs.json.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         ValueError: no model, nothing trainable, a parameter that the model does not own, sparse embeddings, complex
             parameters, or a knob out of range.
         TypeError: an unknown knob, or one of the wrong type.
-        ImportError: ``state_dtype="int8"`` without bitsandbytes.
+        ImportError: ``state_dtype="int8"`` without bitsandbytes, or with one that is too old.
     """
 
     name = "adafisher"

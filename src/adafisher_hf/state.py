@@ -72,7 +72,7 @@ def check_options(config: AdaFisherConfig, preconditioner: Preconditioner, param
 
     Raises:
         ValueError: options that do not go together.
-        ImportError: a library that they need is not installed.
+        ImportError: a library that they need is not installed, or too old.
     """
     reason = preconditioner.refuses(config, sharded=False, ranks=1)
     if reason is not None:

@@ -216,6 +216,8 @@ def test_compiled_bf16_through_the_trainer(cuda, tmp_path):
 @pytest.mark.parametrize("refreshing", [False, True])
 def test_a_diagonal_step_does_not_wait_for_the_device(cuda, refreshing, state_dtype):
     """Whatever copies a number to the host is an error here; hooks and the optimizer's step are both watched."""
+    if state_dtype == "int8":
+        pytest.importorskip("bitsandbytes")
     model = llama(hidden_size=64).to(cuda).train()
     knobs = dict(lr=1e-2, update_warmup=4, update_interval=1 if refreshing else 100)
     optimizer = AdaFisherW(model, state_dtype=state_dtype, **knobs)
@@ -233,7 +235,8 @@ def test_a_diagonal_step_does_not_wait_for_the_device(cuda, refreshing, state_dt
 
 
 def test_eight_bits_of_momentum_train_as_on_the_other_device(device):
-    """Not to the bit: of two codes that are as near the devices may take either."""
+    """Not to the bit: of two codes that are nearly as near the devices may take either."""
+    pytest.importorskip("bitsandbytes")
     losses = []
     for place in ("cpu", device):
         model = llama(hidden_size=64).to(place)

@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from bitsandbytes.optim import AdamW8bit
 from torch import nn
 from transformers import Adafactor, GPT2Config, GPT2LMHeadModel
 
@@ -87,7 +86,12 @@ def test_formulas_count_what_the_classes_keep(dtype):
     assert kept(network, adamw) == counted(network, "AdamW")
     adafactor = stepped(network, Adafactor(network.parameters(), lr=1e-3, scale_parameter=False, relative_step=False))
     assert kept(network, adafactor, ("step", "RMS")) == counted(network, "Adafactor")
-    coarse = AdamW8bit(network.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_formula_of_eight_bits_counts_what_the_class_keeps(dtype):
+    network = model(dtype)
+    coarse = pytest.importorskip("bitsandbytes").optim.AdamW8bit(network.parameters())
     for i, p in enumerate(network.parameters()):
         coarse.init_state(coarse.param_groups[0], p, 0, i)
     assert kept(network, coarse, ("step", "qmap1", "qmap2")) == counted(network, "AdamW, 8-bit")

@@ -87,6 +87,7 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path, optim_args, dtype):
 
 
 def test_a_resumed_run_with_codes_of_eight_bits_ends_in_the_same_bits(tmp_path):
+    pytest.importorskip("bitsandbytes")
     args = f"{DIAGONAL},state_dtype=int8"
     whole, resumed = (trainer_of(tmp_path, llama(seed, hidden_size=64), optim_args=args) for seed in (0, 5))
     whole.train()
