@@ -166,3 +166,16 @@ def test_through_the_trainer(tmp_path):
         trainer.train()
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_with_a_momentum_in_eight_bits():
+    pytest.importorskip("bitsandbytes")
+    losses = []
+    for released in (True, False):
+        torch.manual_seed(0)
+        model = llama(vocab_size=11, hidden_size=64, intermediate_size=64)
+        optimizer = AdaFisherW(model, gradient_release=released, state_dtype="int8", **KNOBS)
+        train(model, optimizer)
+        losses.append(model(input_ids=IDS[0], labels=IDS[0]).loss.item())
+        assert any(state["exp_avg"].dtype is torch.uint8 for state in optimizer.state.values())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -22,7 +22,7 @@ from .preconditioners import find
 from .preconditioners.base import Preconditioner
 from .ranks import DEEPSPEED, check_wrapping, is_distributed, refuse_replica
 from .schedule import Schedule
-from .state import check_parameter, checked_state, initial_state, restore_dtypes
+from .state import check_options, check_parameter, checked_state, initial_state, restore_state
 from .statistics.block import Block
 from .statistics.counts import keep_token_counts, restore_token_counts
 from .statistics.model import ModelStatistics
@@ -58,6 +58,7 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         ValueError: no model, nothing trainable, a parameter that the model does not own, sparse embeddings, complex
             parameters, or a knob out of range.
         TypeError: an unknown knob, or one of the wrong type.
+        ImportError: ``state_dtype="int8"`` without bitsandbytes, or with one that is too old.
     """
 
     name = "adafisher"
@@ -108,6 +109,7 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         defaults = dict(lr=lr, weight_decay=weight_decay, step=0, optimizer=self.name, momentum=config.beta)
         try:
             super().__init__(listed(params), {**defaults, **{name: getattr(config, name) for name in GROUP_KNOBS}})
+            check_options(config, self._preconditioner, (param for _, param in self._params()))
         except BaseException:
             self.close()
             raise
@@ -210,9 +212,8 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
 
     def coverage_rows(self) -> list[CoverageRow]:
         """Which kind of curvature each of the optimizer's parameters has, in the order of the model."""
-        return coverage_of_blocks(
-            self._statistics.model, self._statistics, self._preconditioner, self.config.takes_pairs
-        )
+        blocks = self._statistics
+        return coverage_of_blocks(blocks.model, blocks, self._preconditioner, self.config.takes_pairs)
 
     def attach_scaler(self, scaler: Any | None) -> None:
         """Takes the handle of a GradScaler: paper and reference modes need δ without its loss scale."""
@@ -237,8 +238,8 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         """
         blocks, name = self._by_parameter(), type(self).__name__
         state_dict = checked_state(state_dict, name, self.param_groups, blocks, self.config, self._preconditioner)
-        super().load_state_dict(state_dict)
-        restore_dtypes(self.state, self.param_groups, state_dict)
+        super().load_state_dict({**state_dict, "state": {}})  # its casts would be a copy in the parameters' dtype
+        restore_state(self.state, self.param_groups, state_dict)
         self.state_was_written()
         self._statistics.clear()
         self._statistics.has_measured |= self.param_groups[0]["step"] > 0
@@ -308,9 +309,8 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
 
     def _is_dry_step(self) -> bool:
         """Distributed checkpoints call step() with zero gradients, before anything was trained, to make the state."""
-        return not self.param_groups[0]["step"] and not self._statistics.saw_anything(
-            [param for _, param in self._params()]
-        )
+        params = [param for _, param in self._params()]
+        return not (self.param_groups[0]["step"] or self._statistics.saw_anything(params))
 
     def _refresh(self, blocks: dict[int, Block]) -> None:
         step = self.param_groups[0]["step"]

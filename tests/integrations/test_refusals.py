@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 
 import pytest
@@ -56,6 +57,8 @@ def test_options_that_need_all_rows_or_one_process(tmp_path, model, monkeypatch)
     refuse_unsupported(arguments(tmp_path), model, rotated)
     with pytest.raises(ValueError, match="rotated does not work with FSDP2: use second_moment=factors"):
         refuse_unsupported(arguments(tmp_path, **fsdp(2)), model, rotated)
+    with pytest.raises(ValueError, match="state_dtype=int8 keeps the momentum alone in 8 bits"):
+        refuse_unsupported(arguments(tmp_path), model, dataclasses.replace(rotated, state_dtype="int8"))
     monkeypatch.setattr(TrainingArguments, "world_size", 2)
     with pytest.raises(ValueError, match="one process: use mode='calibrated'"):
         refuse_unsupported(arguments(tmp_path), model, AdaFisherConfig(mode="reference"))

@@ -37,7 +37,7 @@ def add_command(commands: Any) -> None:
     )
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--summary", action="store_true", help="only the shares by kind")
-    shown.add_argument("--memory", action="store_true", help="bytes of optimizer state instead, beside AdamW's")
+    shown.add_argument("--memory", action="store_true", help="bytes of optimizer state instead, beside others'")
     parser.add_argument(
         "--optim_args",
         metavar="ARGS",

@@ -16,7 +16,7 @@ from .knobs import Interval, Text, checked, knob, knobs_of, shown
 CONFIG_NAME = "adafisher_config.json"
 
 SECOND_MOMENTS = ("factors", "rotated")
-STATE_DTYPES = ("float32", "bfloat16")
+STATE_DTYPES = ("float32", "bfloat16", "int8")
 ROUNDINGS = ("kahan", "nearest")
 ADAPTERS = ("factors", "pair")
 
@@ -130,8 +130,8 @@ class AdaFisherConfig(OptimizerConfig):
     state_dtype: str = knob(
         "float32",
         STATE_DTYPES,
-        "of the momentum and of rotated second moments (float64 for float64 parameters if float32 is asked for); "
-        "all else is float32 at least",
+        "of the momentum and of rotated second moments (float64 for float64 parameters if float32 is asked for); int8: "
+        "of the momentum alone, in blocks, by bitsandbytes; all else is float32 at least",
         fixed=True,
     )
     gradient_release: bool = knob(

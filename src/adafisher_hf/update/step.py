@@ -41,8 +41,8 @@ def take_step(batches: dict[Key, Batch], hypers: dict[Key, Hyper], kernel: Any, 
 def _step(batch: Batch, scalars: Scalars, hyper: Hyper, kernel: Any) -> Tensor:
     lengths = []
     for bucket in batch.buckets():
-        part, known = batch[bucket], scalars[bucket]
-        kernel.advance(part, known, hyper)
+        known = scalars[bucket]
+        part = _average(batch[bucket], known, hyper, kernel)
         momenta = _momenta(part, known, hyper, kernel)
         divided = divide(part, momenta, known.sigma.dtype)
         scale = finish(known, hyper, _norms(part, momenta, divided, known))
@@ -61,7 +61,7 @@ def _step_split(
     for total, (key, (gathered, _)) in zip(sum_over_ranks(messages), advanced.items(), strict=True):
         scale = finish(scalars[key], hypers[key], total.view(2, -1).sqrt())
         for bucket in buckets[key]:
-            part = batches[key][bucket]
+            part = batches[key][bucket].decoded(scale.factor.dtype)
             momenta = _momenta(part, scalars[key][bucket], hypers[key], kernel)
             # Dividing again is cheaper than keeping all quotients, gathering again is not.
             found = {i - bucket.start: gathered[i] for i in range(bucket.start, bucket.stop) if i in gathered}
@@ -78,14 +78,25 @@ def _advance(
     gathered: dict[int, Tensor] = {}
     norms = []
     for bucket in buckets:
-        part, known = batch[bucket], scalars[bucket]
-        kernel.advance(part, known, hyper)
+        known = scalars[bucket]
+        part = _average(batch[bucket], known, hyper, kernel)
         momenta = _momenta(part, known, hyper, kernel)
         divided = divide(part, momenta, known.sigma.dtype)
         norms.append(_norms(part, momenta, divided, known))
         blocks = zip(range(bucket.start, bucket.stop), part.gathers, divided.quotients, strict=True)
         gathered.update({i: quotient for i, gather, quotient in blocks if gather is not None})
     return gathered, torch.cat(norms, dim=1)
+
+
+def _average(part: Batch, scalars: Scalars, hyper: Hyper, kernel: Any) -> Batch:
+    """A bucket whose momentum has seen the gradient."""
+    numbers = part.decoded(scalars.sigma.dtype)
+    kernel.advance(numbers, scalars, hyper)
+    if numbers is part:
+        return part
+    part.encode(numbers.exp_avgs, scalars.finite)
+    # The step takes what is kept: ranks that divide a second time, from codes, must find the same.
+    return part.decoded(scalars.sigma.dtype)
 
 
 def _momenta(part: Batch, scalars: Scalars, hyper: Hyper, kernel: Any) -> list[Tensor]:
