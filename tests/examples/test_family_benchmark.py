@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -11,10 +12,13 @@ from benchmarks import family
 from benchmarks.harness import timing
 from benchmarks.harness.arms import WEIGHT_DECAY, Point
 from benchmarks.harness.contestants import ARMS
+from benchmarks.harness.finetuning import FineTuning
 from benchmarks.harness.jobs import TUNING_SEED
+from benchmarks.harness.materials.vision import digits
 from benchmarks.harness.news import NewsProblem
 from benchmarks.harness.relatives import relatives
 from benchmarks.harness.runner import CLIP
+from benchmarks.harness.tasks import TASKS
 from benchmarks.harness.tuning import tune
 from data.bbc import load_articles
 from errors import InputError
@@ -105,6 +109,22 @@ def test_from_tuning_to_the_table(tmp_path, monkeypatch, capsys, small):
     elsewhere = ["--steps", "3", "--seeds", "2", "--out", str(tmp_path / "other"), "--stage", "equal"]
     family.main([*elsewhere, "--arms", *names, "--runs", str(folder / "runs.json")])
     assert (tmp_path / "other/news-128-3/runs.json").read_text() == (folder / "runs.json").read_text()
+
+
+def test_a_task_of_fine_tuning(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(timing, "STEPS", 10)
+    small = dataclasses.replace(TASKS["digits"], problem=FineTuning("digits", digits, 4, {"hidden_size": 32}))
+    monkeypatch.setitem(TASKS, "digits", small)
+    names = ["AdamW", "FAdam", "AdamQLR", "AdaFisherW, paper"]
+    family.main(["--task", "digits", "--steps", "2", "--seeds", "1", "--out", str(tmp_path), "--arms", *names])
+    table = (tmp_path / "digits-2/table.md").read_text()
+    assert table in capsys.readouterr().out
+    title = "### The family: ViT, the other half of the digits, 2 steps"
+    assert title in table and "accuracy, %" in table and "dense warm-up, as a multiple of AdamW's" in table
+    settings = [entry["setting"] for entry in json.loads((tmp_path / "digits-2/runs.json").read_text())["runs"]]
+    # Whatever is not tuned is each one's own: no betas, no ratio but 1.
+    assert not any({"betas", "beta1", "beta"} & set(setting["arm"]["knobs"]) for setting in settings)
+    assert {setting["arm"]["ratio"] for setting in settings} == {1.0}
 
 
 def test_wrong_calls(tmp_path, small):

@@ -17,24 +17,24 @@ from adafisher_hf import AdamQLR, FAdam, SIRFShampoo
 
 from .arms import BETA2, Arm, Groups, Point
 from .contestants import ADAMW, BETAS, DIAGONAL, KRONECKER, MUON, ORTHOGONAL, SOAP
+from .finetuners import WHOLE
 
 UNTUNED = Point(0.1, (0.9, BETA2), 1.0)  # of AdamQLR: in its authors' code α is 0.1 at most
+FINE_TUNING = {"SIRFShampoo, dense": 1e-3, "SIRFShampoo, diagonal": 1e-3, "AdamQLR": UNTUNED.lr, "Muon": 1e-3}
 
 
-def fadam(groups: Groups, model: nn.Module, *, betas: tuple[float, float], **knobs: Any) -> torch.optim.Optimizer:
-    return FAdam(groups, beta1=betas[0], beta2=betas[1], **knobs)
+def fadam(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
+    return FAdam(groups, **_own_betas(knobs))
 
 
 def sirfshampoo(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
     return SIRFShampoo(groups, **knobs)
 
 
-def adamqlr(
-    groups: Groups, model: nn.Module, *, lr: float, betas: tuple[float, float], **knobs: Any
-) -> torch.optim.Optimizer:
+def adamqlr(groups: Groups, model: nn.Module, *, lr: float, **knobs: Any) -> torch.optim.Optimizer:
     """``lr`` is the largest size of the rate that it chooses."""
     own = [{**group, "lr": 1.0, "weight_decay": lr * group["weight_decay"]} for group in groups]
-    return AdamQLR(own, model=model, lr_clip=lr, beta1=betas[0], beta2=betas[1], **knobs)
+    return AdamQLR(own, model=model, lr_clip=lr, **_own_betas(knobs))
 
 
 def relatives(batch_size: int) -> tuple[Arm, ...]:
@@ -57,6 +57,22 @@ def relatives(batch_size: int) -> tuple[Arm, ...]:
         MUON,
         SOAP,
     )
+
+
+def fine_tuning(batch_size: int) -> tuple[Arm, ...]:
+    """The same for pretrained weights: the learning rate is tuned, all else is as it comes, and r is 1."""
+    return tuple(
+        replace(arm, momenta=(None,), ratios=(1.0,), start=Point(FINE_TUNING.get(arm.name, WHOLE), None, 1.0))
+        for arm in relatives(batch_size)
+    )
+
+
+def _own_betas(knobs: dict[str, Any]) -> dict[str, Any]:
+    """Torch's ``betas`` under the names of the family."""
+    own = dict(knobs)
+    if betas := own.pop("betas", None):
+        own["beta1"], own["beta2"] = betas
+    return own
 
 
 def _sirfshampoo(structure: str, batch_size: int) -> Arm:
