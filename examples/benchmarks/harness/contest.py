@@ -147,7 +147,7 @@ class Contest:
         for share in SHARES:
             if not open_:
                 break
-            steps = round(share * self.steps)
+            steps = max(1, round(share * self.steps))
             runs = yield from self._runs(arm, standing.point, steps)
             loss = statistics.mean(run.loss for run in runs)
             now = {rival for rival in open_ if loss <= losses[rival]}
