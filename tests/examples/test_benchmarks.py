@@ -414,7 +414,10 @@ def test_tables_say_what_counts():
     assert "| AdamW | 6 (× 1.00, time × 1.00) |  | 1.00 (1.00); 0.67 (0.67) | 4.00 |" in cost
     assert "| other | 2 (× 0.33, time × 0.67) | 5 (× 0.83, time × 1.11) | 2.00 (2.00); 1.33 (1.33) | 4.00 |" in cost
     assert "| behind | not reached | not reached |" in cost
-    assert "| AdamW | 3e-3: 2.000, 1e-2: 2.050 | 0.9: 2.000 | 4: 2.000 |" in tuning_table(standings)
+    assert "| AdamW | 3e-3: 2.000, 1e-2: 2.050 |" in tuning_table(standings)
+    standings["other"].tried[Point(1e-2, 0.9, 1.0)] = 1.1  # now somebody tried two momenta, but nobody two ratios
+    assert "| other | 1e-2: 1.000 | 0.7: 1.000, 0.9: 1.100 |" in tuning_table(standings)
+    assert "| AdamW | 3e-3: 2.000, 1e-2: 2.050 | 0.9: 2.000 |" in tuning_table(standings)
     assert not second_table(standings, "Muon")
     for table in (quality, rivals, cost, tuning_table(standings)):
         assert max(line.count("|") - 1 for line in table.splitlines()) <= 5

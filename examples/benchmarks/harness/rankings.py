@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from plotting import plot_arms
 from tables import markdown
@@ -88,12 +88,10 @@ def cost_table(standings: Standings, baseline: str, rival: str, steps: int) -> s
 
 
 def tuning_table(standings: Standings) -> str:
-    """Markdown: the best tuning loss at every value that was tried of a number."""
-    rows = [
-        [name, *(_by_value(standing, number, shown) for number, shown in _SHOWN.items())]
-        for name, standing in standings.items()
-    ]
-    return markdown(["best tuning loss", "at learning rate", "at momentum β", "at ratio r"], rows)
+    """Markdown: the best tuning loss at every value that was tried of a number, if anyone tried more than one."""
+    numbers = [number for number in _SHOWN if any(_is_varied(standing, number) for standing in standings.values())]
+    rows = [[name, *(_by_value(standing, number) for number in numbers)] for name, standing in standings.items()]
+    return markdown(["best tuning loss", *(_SHOWN[number].title for number in numbers)], rows)
 
 
 def draw(standings: Standings, path: Path, title: str) -> Path:
@@ -106,15 +104,28 @@ def draw(standings: Standings, path: Path, title: str) -> Path:
     return plot_arms(curves, path, title)
 
 
-_SHOWN: dict[str, Callable[..., str]] = {"lr": rate, "momentum": beta, "ratio": lambda ratio: f"{ratio:g}"}
+class _Number(NamedTuple):
+    title: str
+    shown: Callable[..., str]
 
 
-def _by_value(standing: Standing, number: str, shown: Callable[..., str]) -> str:
+_SHOWN = {
+    "lr": _Number("at learning rate", rate),
+    "momentum": _Number("at momentum β", beta),
+    "ratio": _Number("at ratio r", lambda ratio: f"{ratio:g}"),
+}
+
+
+def _is_varied(standing: Standing, number: str) -> bool:
+    return len({getattr(point, number) for point in standing.tried}) > 1
+
+
+def _by_value(standing: Standing, number: str) -> str:
     losses: dict[Any, float] = {}
     for point, loss in standing.tried.items():
         value = getattr(point, number)
         losses[value] = min(loss, losses.get(value, math.inf))
-    return ", ".join(f"{shown(value)}: {_number(loss)}" for value, loss in sorted(losses.items()))
+    return ", ".join(f"{_SHOWN[number].shown(value)}: {_number(loss)}" for value, loss in sorted(losses.items()))
 
 
 def _loss(run: Run) -> float:
