@@ -20,7 +20,8 @@ DIST = ROOT / "dist"
 CONSTRAINTS = ROOT / "constraints.txt"
 TORCH = next(line for line in CONSTRAINTS.read_text().splitlines() if line.startswith("torch=="))
 IN_WHEEL = {"adafisher_hf/__init__.py", "adafisher_hf/py.typed"}
-IN_SDIST = {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "Makefile", "constraints.txt"}
+IN_SDIST = {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md", "Makefile"}
+LARGEST_WHEEL = 300_000  # bytes
 MODEL_AND_DATA = """
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -67,6 +68,8 @@ def check_contents(wheel: Path, sdist: Path) -> None:
     stray = {name for name in names if not name.startswith("adafisher_hf")}
     if missing or stray:
         sys.exit(f"release-check: missing {sorted(missing)}, in the wheel by mistake {sorted(stray)}")
+    if wheel.stat().st_size > LARGEST_WHEEL:
+        sys.exit(f"release-check: the wheel has {wheel.stat().st_size:,} bytes, more than {LARGEST_WHEEL:,}")
 
 
 def try_wheel(wheel: Path, version: str, folder: Path) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .integrations.trainer import AdaFisherSeq2SeqTrainer, AdaFisherTrainer
     from .optimizer import AdaFisher, AdaFisherW
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "SOAP",

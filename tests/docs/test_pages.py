@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import os
 import re
 import runpy
 import subprocess
@@ -120,6 +121,19 @@ def test_the_workflow_calls_make_targets_that_exist():
     targets = job["strategy"]["matrix"]["target"]
     assert job["steps"][-1]["run"] == "make ${{ matrix.target }}"
     subprocess.run(["make", "-n", *targets], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_release_is_of_the_tagged_version_and_publishes_what_was_checked():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]
+    commands = [step["run"] for step in jobs["build"]["steps"] if "run" in step]
+    tagged = {**os.environ, "GITHUB_REF_NAME": f"v{adafisher_hf.__version__}"}
+    assert subprocess.run(["bash", "-c", commands[0]], cwd=ROOT, env=tagged).returncode == 0
+    other = {**tagged, "GITHUB_REF_NAME": "v9.9.9"}
+    assert subprocess.run(["bash", "-c", commands[0]], cwd=ROOT, env=other).returncode != 0
+    subprocess.run(["make", "-n", *commands[1].split()[1:]], cwd=ROOT, check=True, capture_output=True)
+    kept, used = jobs["build"]["steps"][-1], jobs["publish"]["steps"][0]
+    assert kept["with"]["path"] == used["with"]["path"] == "dist/" and jobs["publish"]["needs"] == "build"
+    assert jobs["publish"]["permissions"] == {"id-token": "write"}
 
 
 def test_the_site_builds_without_a_warning(tmp_path, monkeypatch):
