@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
-from adafisher_hf import AdaFisherW
+from adafisher_hf import AdaFisher, AdaFisherW
 from tests.models import llama, next_token_loss, tiny, tiny_batches
 from tests.test_invariance import STRUCTURES, every_structure
 
@@ -315,3 +315,17 @@ def test_statistics_that_have_a_unit_are_free_of_the_loss_scale(mode):
     torch.testing.assert_close(scaled.output, plain.output, rtol=1e-5, atol=0.0)
     torch.testing.assert_close(scaled.input, plain.input, rtol=0.0, atol=0.0)
     torch.testing.assert_close(unaware.output, plain.output * 1024.0**2, rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize("state_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kernel", ["foreach", "plain"])
+def test_a_step_leaves_the_gradients_as_they_are(kernel, state_dtype, coupled):
+    """Whoever logs or accumulates them looks at them afterwards."""
+    model = tiny()
+    cls = AdaFisher if coupled else AdaFisherW
+    optimizer = cls(model, lr=1e-2, weight_decay=0.1, nesterov=True, state_dtype=state_dtype, kernel=kernel)
+    next_token_loss(model, tiny_batches(1)[0]).backward()
+    before = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    optimizer.step()
+    assert all(torch.equal(parameter.grad, before[name]) for name, parameter in model.named_parameters())

@@ -23,6 +23,7 @@ foreach_addcmul = torch._foreach_addcmul_
 foreach_copy = torch._foreach_copy_
 foreach_div = torch._foreach_div
 foreach_lerp = torch._foreach_lerp_
+foreach_lerped = torch._foreach_lerp
 foreach_mul = torch._foreach_mul_
 foreach_norm = torch._foreach_norm
 foreach_pow = torch._foreach_pow

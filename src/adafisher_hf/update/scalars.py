@@ -93,6 +93,11 @@ def finish(scalars: Scalars, hyper: Hyper, norms: Tensor) -> Scale:
     return Scale(factor, taken, scalars.lr, unusable, torch.where(factor > 0, factor * quotient, 0.0))
 
 
+def surely(mask: Tensor) -> bool:
+    """Whether all of a mask is true, as far as that is known without a wait for a device."""
+    return mask.is_cpu and bool(mask.all())
+
+
 def sigma_floor(batches: Iterable[Batch]) -> Tensor:
     """1e-7 of the RMS over every finite gradient of the step, shape ()."""
     batches = list(batches)
