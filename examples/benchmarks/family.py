@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not standings:
         raise InputError(f"{out}: no arm is tuned yet")
     title = f"The family: {title_of(PROBLEM, problem)}, {args.steps} steps"
-    draw(standings, out / "loss_curves.png", title)
+    draw(standings, out / "loss_curves.svg", title)
     report = f"### {title}\n\n{describe(standings, args.steps)}\n"
     (out / "table.md").write_text(report)
     print(f"\n{report}\nkept in {out}")

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         standings = contest(name, args).measure(args.stage)
         if standings:
             found[name] = TASKS[name], standings
-            draw(standings, args.out / name / "loss_curves.png", TASKS[name].title)
+            draw(standings, args.out / name / "loss_curves.svg", TASKS[name].title)
     report = "\n\n".join([*(describe(task, standings) for task, standings in found.values()), overall(found), NOTE])
     (args.out / "table.md").write_text(f"{report}\n")
     print(f"\n{report}\n\nkept in {args.out}")

@@ -90,7 +90,7 @@ def cost_table(standings: Standings, baseline: str, rival: str, steps: int) -> s
 def tuning_table(standings: Standings) -> str:
     """Markdown: the best tuning loss at every value that was tried of a number."""
     rows = [
-        [name, *(_by_value(standing, number, shown) for number, shown in _SHOWN.items())]
+        [name, *(by_value(standing, number, shown) for number, shown in _SHOWN.items())]
         for name, standing in standings.items()
     ]
     return markdown(["best tuning loss", "at learning rate", "at momentum β", "at ratio r"], rows)
@@ -109,7 +109,8 @@ def draw(standings: Standings, path: Path, title: str) -> Path:
 _SHOWN: dict[str, Callable[..., str]] = {"lr": rate, "momentum": beta, "ratio": lambda ratio: f"{ratio:g}"}
 
 
-def _by_value(standing: Standing, number: str, shown: Callable[..., str]) -> str:
+def by_value(standing: Standing, number: str, shown: Callable[..., str]) -> str:
+    """For a cell: the best tuning loss at each value of a number of the point."""
     losses: dict[Any, float] = {}
     for point, loss in standing.tried.items():
         value = getattr(point, number)
