@@ -7,18 +7,19 @@ The models are those of transformers' default configurations, built without weig
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from adafisher_hf import coverage
 from adafisher_hf.cli import build_on_meta
-from adafisher_hf.insight.coverage import summarize
+from adafisher_hf.insight.coverage import KindShare, summarize
 
 ARCHITECTURES = (
     "gpt2", "llama", "qwen3", "gemma3_text", "mistral", "phi", "gpt_neox", "opt", "bert", "roberta", "distilbert",
     "electra", "deberta-v2", "albert", "modernbert", "t5", "bart", "whisper", "vit", "swin", "convnext", "resnet",
     "clip", "wav2vec2", "mixtral", "gpt_oss", "qwen2_moe", "mamba",
 )  # fmt: skip
-KINDS = ("linear", "conv1d", "conv", "embedding", "embedding+linear", "norm", "batchnorm", "gradient")
+TABLES = (("linear", "conv1d", "conv", "gradient"), ("embedding", "embedding+linear", "norm", "batchnorm"))
 TEXT = """# Coverage
 
 Which curvature the parameters of an architecture get, as a share of its numbers (the default configuration of
@@ -79,17 +80,25 @@ Made by `python docs/generate_coverage.py`.
 
 
 def main() -> None:
-    lines = [["model", "parameters", *KINDS], ["---"] * (2 + len(KINDS)), *map(row, ARCHITECTURES)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    (Path(__file__).parent / "coverage.md").write_text(f"{TEXT}{table}\n", encoding="utf-8")
+    found = {name: shares_of(name) for name in ARCHITECTURES}
+    tables = "\n\n".join(table(found, kinds) for kinds in TABLES)
+    (Path(__file__).parent / "coverage.md").write_text(f"{TEXT}{tables}\n", encoding="utf-8")
 
 
-def row(name: str) -> list[str]:
+def shares_of(name: str) -> dict[str, KindShare]:
     shares = {summary.kind: summary for summary in summarize(coverage(build_on_meta(name, "auto")))}
-    unknown = shares.keys() - set(KINDS)
+    unknown = shares.keys() - {kind for kinds in TABLES for kind in kinds}
     assert not unknown, f"{name}: {unknown}"
-    numbers = sum(summary.numbers for summary in shares.values())
-    return [f"`{name}`", f"{numbers / 1e6:,.0f} M", *(_percent(shares[k].share) if k in shares else "" for k in KINDS)]
+    return shares
+
+
+def table(found: dict[str, dict[str, KindShare]], kinds: Sequence[str]) -> str:
+    lines = [["model", *kinds], ["---"] * (1 + len(kinds))]
+    for name, shares in found.items():
+        numbers = sum(summary.numbers for summary in shares.values())
+        cells = (_percent(shares[kind].share) if kind in shares else "" for kind in kinds)
+        lines.append([f"`{name}`, {numbers / 1e6:,.0f} M", *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _percent(share: float) -> str:

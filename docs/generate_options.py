@@ -124,13 +124,15 @@ def allowed(knob: dataclasses.Field) -> str:
 
 
 def defaults() -> str:
+    """A column a structure; the modes that have the same defaults share one."""
     keys = list(dict.fromkeys(key for entry in PRECONDITIONERS.values() for key in entry.defaults))
-    lines = [["mode", "structure", *keys], ["---"] * (2 + len(keys))]
+    columns: dict[tuple[str, ...], list[str]] = {}
     for name, entry in PRECONDITIONERS.items():
-        structure = name if entry.mode == CALIBRATED else "diagonal"
-        values = (str(entry.all_defaults().get(key, CHANGING.get(key))) for key in keys)
-        lines.append([f"`{entry.mode}`", f"`{structure}`", *values])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        values = tuple(str(entry.all_defaults().get(key, CHANGING.get(key))) for key in keys)
+        columns.setdefault(values, []).append(f"`{name}`" if entry.mode == CALIBRATED else f"`mode={entry.mode}`")
+    header = ["option", *(", ".join(names) for names in columns.values())]
+    rows = [[f"`{key}`", *values] for key, *values in zip(keys, *columns, strict=True)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows])
     return f"## Defaults by mode and structure\n\n{table}\n"
 
 

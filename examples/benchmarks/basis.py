@@ -34,20 +34,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256, 512, 1024], help="sides of the factors")
     args = parser.parse_args(argv)
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}; medians of {REPEATS}\n")
-    header = [
-        "d",
-        "eigh, ms",
-        "QR step, ms",
-        "off diagonal: stale",
-        "eigh",
-        "QR step",
-        "Σhhᵀ float32, ms",
-        "bfloat16, ms",
-    ]
-    print(markdown(header, [_row(size) for size in args.sizes]))
+    times = ["ms, d =", "eigh", "QR step", "Σhhᵀ in float32", "in bfloat16"]
+    left = ["off the diagonal, d =", "the old basis", "eigh", "QR step"]
+    measured = {size: _measure(size) for size in args.sizes}
+    print(markdown(times, [[str(size), *(f"{value:.1f}" for value in found[0])] for size, found in measured.items()]))
+    print()
+    print(markdown(left, [[str(size), *(f"{value:.1%}" for value in found[1])] for size, found in measured.items()]))
 
 
-def _row(size: int) -> list[str]:
+def _measure(size: int) -> tuple[list[float], list[float]]:
+    """Milliseconds, and shares of a factor that are off the diagonal."""
     torch.manual_seed(0)
     scales = torch.logspace(0, -3, size)
     rows = [torch.randn(BATCH, TOKENS, size) * scales for _ in range(2)]
@@ -66,13 +62,7 @@ def _row(size: int) -> list[str]:
         _milliseconds(lambda: rows[0].mT @ rows[0]),
         _milliseconds(lambda: half.mT @ half),
     ]
-    left = [_off_diagonal(after, basis) for basis in (old, torch.linalg.eigh(after)[1], power_step())]
-    return [
-        str(size),
-        *(f"{value:.1f}" for value in times[:2]),
-        *(f"{value:.1%}" for value in left),
-        *(f"{value:.1f}" for value in times[2:]),
-    ]
+    return times, [_off_diagonal(after, basis) for basis in (old, torch.linalg.eigh(after)[1], power_step())]
 
 
 def _off_diagonal(factor: Tensor, basis: Tensor) -> float:

@@ -70,8 +70,8 @@ def measure(steps: int, seeds: Sequence[int], journal: Journal) -> str:
             gaps = [run.loss - other.loss for run, other in zip(some, wide, strict=True)]
             cells.append(f"{sum(gaps) / len(gaps):+.4f} ({min(gaps):+.4f} to {max(gaps):+.4f})")
         stored = " / ".join(f"{runs[dtype][0].state_bytes_per_parameter:.2f}" for dtype in STATE_DTYPES)
-        rows.append([task.name, f"`{task.structure}`", *cells, stored])
-    header = ["task", "structure", "loss, float32", "bfloat16", "int8", "state bytes / parameter"]
+        rows.append([f"{task.name}, `{task.structure}`", *cells, stored])
+    header = ["task, structure", "loss, float32", "bfloat16", "int8", "state bytes / parameter"]
     return markdown(header, rows)
 
 

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     standings = contest.measure(args.stage)
     if not standings:
         raise InputError(f"{contest.out}: no arm is tuned yet")
-    draw(standings, contest.out / "loss_curves.png", title)
+    draw(standings, contest.out / "loss_curves.svg", title)
     seeds = max(len(standing.finals) for standing in standings.values())
     text = "\n\n".join([f"### {title}", *describe(standings, seeds)]) + "\n"
     (contest.out / "table.md").write_text(text)

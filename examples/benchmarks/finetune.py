@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the examples' fo
 
 from benchmarks.harness.contest import Contest
 from benchmarks.harness.finetuners import BASELINE
-from benchmarks.harness.rankings import Standings, draw
-from benchmarks.harness.report import cost_table, overall_table, quality_table, tuning_table
+from benchmarks.harness.rankings import Standings, draw, tuning_table
+from benchmarks.harness.report import cost_table, overall_table, quality_table
 from benchmarks.harness.tasks import TASKS, Task
 from data.text import show_progress
 from errors import InputError, plain_errors
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         standings = contest(name, args).measure(args.stage)
         if standings:
             found[name] = TASKS[name], standings
-            draw(standings, args.out / name / "loss_curves.png", TASKS[name].title)
+            draw(standings, args.out / name / "loss_curves.svg", TASKS[name].title)
     report = "\n\n".join([*(describe(task, standings) for task, standings in found.values()), overall(found), NOTE])
     (args.out / "table.md").write_text(f"{report}\n")
     print(f"\n{report}\n\nkept in {args.out}")

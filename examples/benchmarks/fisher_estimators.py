@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
@@ -27,6 +26,7 @@ from adafisher_hf import AdaFisherW
 from benchmarks.harness.materials.vision import mnist
 from data.text import show_progress
 from errors import plain_errors
+from plotting import LIGHT, color_of, new_figure, save
 from tables import markdown
 
 ESTIMATORS = ("empirical", "improved", "sampled")
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     show_progress(False)
     args.out.mkdir(parents=True, exist_ok=True)
-    draw_two_samples(args.out / "two_samples.png")
+    draw_two_samples(args.out / "two_samples.svg")
     table = gamma_table()
     (args.out / "table.md").write_text(f"{table}\n")
     print(table)
@@ -53,21 +53,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def draw_two_samples(path: Path) -> None:
     """Where small steps along each direction lead from a few starts, over the contours of the loss."""
-    figure = Figure(figsize=(7.2, 5.4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure("Two samples, least squares: small steps to the solution at 0")
     reach = np.linspace(-2.2, 2.2, 121)
     grid = torch.tensor(np.stack(np.meshgrid(reach, reach), -1))
     loss = (grid @ X.T).square().sum(-1)
-    axes.contour(reach, reach, loss, levels=12, colors="0.8", linewidths=0.8)
-    colors = {"empirical": "#d62728", "improved": "#1f77b4", "gradient": "#2ca02c", "natural gradient": "black"}
-    for name, color in colors.items():
+    axes.contour(reach, reach, loss, levels=12, colors=LIGHT.grid, linewidths=0.8)
+    axes.grid(visible=False)
+    names = {"empirical": "Muon", "improved": "AdaFisherW, kronecker", "gradient": "NorMuon"}  # in their colours
+    for name in (*names, "natural gradient"):
+        color = color_of(names[name], LIGHT) if name in names else LIGHT.text
         for start in ((-2.0, 1.0), (1.6, 1.2), (0.4, -2.0)):
             points = trajectory(name, torch.tensor(start, dtype=torch.float64))
             style = "--" if name == "natural gradient" else "-"
             axes.plot(*points.T, style, color=color, label=name if start[0] == -2.0 else None, lw=1.8)
-    axes.set(xlabel="θ₁", ylabel="θ₂", title="Two samples, least squares: small steps to the solution at 0")
-    axes.legend()
-    figure.savefig(path, dpi=110)
+    axes.set(xlabel="θ₁", ylabel="θ₂")
+    save(figure, axes, path)
 
 
 def trajectory(name: str, theta: Tensor, steps: int = 400, length: float = 0.02) -> Tensor:

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not standings:
         raise InputError(f"{out}: no arm is tuned yet")
     title = f"{title_of(args.problem, problem)}, {args.steps} steps"
-    draw(standings, out / "loss_curves.png", title)
+    draw(standings, out / "loss_curves.svg", title)
     report = f"### {title}\n\n{describe(standings, args.steps)}\n"
     (out / "table.md").write_text(report)
     # The first table alone: the README's.

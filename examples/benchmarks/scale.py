@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the examples' folder, whose modules this one shares
 
@@ -26,6 +25,7 @@ from benchmarks.harness.rankings import Standings, quality_table, tuning_table
 from benchmarks.harness.standing import estimate
 from data.text import show_progress
 from errors import plain_errors
+from plotting import LIGHT, color_of, new_figure, save
 
 RIVALS = (ADAMW.name, MUON.name)
 COMPARED = (ADAMW.name, MUON.name, NORMUON.name, ORTHOGONAL.name)
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"### {TITLES[args.problem]}, width {width}, {size / 1e6:.1f} M parameters\n\n" + "\n\n".join(tables)
         )
         (args.out / "table.md").write_text("\n\n".join(parts) + "\n")
-    draw(sizes, args.out / "scale.png", f"{TITLES[args.problem]}, {args.steps} steps")
+    draw(sizes, args.out / "scale.svg", f"{TITLES[args.problem]}, {args.steps} steps")
     print("\n" + "\n\n".join(parts))
 
 
@@ -81,20 +81,19 @@ def parser() -> argparse.ArgumentParser:
 
 def draw(sizes: Mapping[int, Standings], path: Path, title: str) -> None:
     """Loss against parameters, with the standard error of the mean."""
-    figure = Figure(figsize=(7, 5), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    for name in dict.fromkeys(name for standings in sizes.values() for name in standings):
+    figure, axes = new_figure(title)
+    names = dict.fromkeys(name for standings in sizes.values() for name in standings)
+    for index, name in enumerate(names):
         estimates = {
             size: estimate([run.loss for run in standings[name].finals])
             for size, standings in sizes.items()
             if name in standings
         }
         means, errors = zip(*estimates.values(), strict=True)
-        axes.errorbar([*estimates], means, yerr=errors, marker="o", capsize=3, label=name)
-    axes.set(title=title, xscale="log", xlabel="parameters", ylabel="loss (nats per token)")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path)
+        color = color_of(name, LIGHT, index)
+        axes.errorbar([*estimates], means, yerr=errors, color=color, marker="o", capsize=3, label=name)
+    axes.set(xscale="log", xlabel="parameters")
+    save(figure, axes, path)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ LLAMAS: dict[str, dict[str, Any]] = {
     ),
 }
 RANKS = (8, 32, 128, 512, 1024)
+TABULATED = (8, 32, 128, 1024)  # what a table of five columns has room for
 SHARDED = ("exp_avg", SCALE, "compensation")  # what is cut like the parameter; all else is the same on all ranks
 STRUCTURES: dict[str, dict[str, Any]] = {
     "diagonal": {"structure": "diagonal"},
@@ -76,22 +77,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", choices=LLAMAS, default=list(LLAMAS), help="default: all")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    messages, memory = [], []
+    messages, shares, memory = [], [], []
     curves: dict[str, list[tuple[float, float]]] = {}
     for name in args.models:
         for structure, knobs in STRUCTURES.items():
             optimizer = make_optimizer(llama(name), knobs)
             found = count(optimizer)
-            messages.append(_message_row(name, structure, found))
+            messages.append([f"{name}, {structure}", *_sent(found)])
+            shares.append([f"{name}, {structure}", f"{found.share:.3%}", f"{found.statistics:.3%}"])
             stored = [state_bytes(optimizer, ranks) for ranks in RANKS]
-            memory.append([name, structure, *[_gigabytes(number) for number in stored]])
-            curves[f"{name}, {structure}"] = list(zip(RANKS, stored, strict=True))
+            memory.append([f"{name}, {structure}", *_tabulated(stored)])
+            curves[f"{name}, AdaFisherW, {structure}"] = list(zip(RANKS, stored, strict=True))
         adamw = [2 * BYTES * found.parameters / ranks for ranks in RANKS]
-        memory.append([name, "AdamW", *[_gigabytes(number) for number in adamw]])
+        memory.append([f"{name}, AdamW", *_tabulated(adamw)])
         curves[f"{name}, AdamW"] = list(zip(RANKS, adamw, strict=True))
-    table = "\n\n".join([markdown(MESSAGES, messages), markdown(_memory_header(), memory), _moved(args.models)])
+    tables = [
+        markdown(MESSAGES, messages),
+        markdown(SHARES, shares),
+        markdown(_by_ranks("state of a rank, GB"), memory),
+    ]
+    table = "\n\n".join([*tables, _moved(args.models)])
     (args.out / "table.md").write_text(table + "\n")
-    plot_scaling(curves, args.out / "memory.png", "Optimizer state of a rank (FSDP2)")
+    plot_scaling(curves, args.out / "memory.svg", "Optimizer state of a rank (FSDP2)")
     print(table)
 
 
@@ -130,31 +137,21 @@ def state_bytes(optimizer: AdaFisherW, ranks: int) -> int:
     return total
 
 
-def _message_row(name: str, structure: str, found: Count) -> list[str]:
-    return [
-        name,
-        structure,
-        f"{found.parameters / 1e9:.2f} G",
-        f"{found.refresh:,}",
-        f"{found.step:,}",
-        f"{found.share:.3%}",
-        f"{found.statistics:.3%}",
-    ]
+MESSAGES = ["floats that are sent", "gradients, a step", "statistics, a refresh", "a step (FSDP2)"]
+SHARES = ["on average, of", "the gradients' floats", "the model's operations"]
 
 
-MESSAGES = [
-    "model",
-    "structure",
-    "floats of gradients a step",
-    "floats a refresh",
-    "floats a step (FSDP2)",
-    "average against gradients",
-    "statistics against the model's operations",
-]
+def _sent(found: Count) -> list[str]:
+    return [f"{found.parameters / 1e9:.2f} G", f"{found.refresh:,}", f"{found.step:,}"]
 
 
-def _memory_header() -> list[str]:
-    return ["state of a rank, GB", "structure", *[f"{ranks} ranks" for ranks in RANKS]]
+def _by_ranks(title: str) -> list[str]:
+    return [title, *[f"{ranks} ranks" for ranks in TABULATED]]
+
+
+def _tabulated(numbers: Sequence[float]) -> list[str]:
+    """Of one number for each of RANKS those of the table, in GB."""
+    return [f"{number / 1e9:.2f}" for ranks, number in zip(RANKS, numbers, strict=True) if ranks in TABULATED]
 
 
 def _moved(models: Sequence[str]) -> str:
@@ -162,17 +159,13 @@ def _moved(models: Sequence[str]) -> str:
     for name in models:
         numbers = sum(param.numel() for param in llama(name).parameters())
         for label, passes in (("AdamW (foreach)", ADAMW_PASSES), ("diagonal", KERNEL_PASSES + NORM_PASSES)):
-            moved = [passes * BYTES * numbers / ranks / 1e9 for ranks in RANKS]
-            rows.append([name, label, *[f"{gigabytes:.2f}" for gigabytes in moved]])
-    return markdown(["moved by a rank's update, GB", "optimizer", *[f"{ranks} ranks" for ranks in RANKS]], rows)
+            moved = [passes * BYTES * numbers / ranks for ranks in RANKS]
+            rows.append([f"{name}, {label}", *_tabulated(moved)])
+    return markdown(_by_ranks("moved by a rank's update, GB"), rows)
 
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-def _gigabytes(number: float) -> str:
-    return f"{number / 1e9:.2f}"
 
 
 if __name__ == "__main__":

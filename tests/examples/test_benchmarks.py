@@ -595,7 +595,7 @@ def test_commands_work(tmp_path, monkeypatch, capsys):
     scale.main(
         ["--steps", "4", "--widths", "32", "64", "--settings", str(settings), "--arms", *names, "--out", str(tmp_path)]
     )
-    assert (tmp_path / "scale.png").exists() and "width 64" in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "scale.svg").exists() and "width 64" in (tmp_path / "table.md").read_text()
     orthogonal_parts.main(
         ["--steps", "4", "--seeds", "2", "--settings", str(settings), "--clock", "--out", str(tmp_path / "parts")]
     )

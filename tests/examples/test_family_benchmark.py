@@ -100,7 +100,7 @@ def test_from_tuning_to_the_table(tmp_path, monkeypatch, capsys, small):
     stored = json.loads((folder / "runs.json").read_text())["runs"]
     assert {entry["setting"]["arm"]["name"] for entry in stored} == set(names)
     assert all((entry["setting"]["seed"] == TUNING_SEED) == (entry["setting"]["split"] == "tune") for entry in stored)
-    assert (folder / "loss_curves.png").exists() and (folder / "chosen.json").exists()
+    assert (folder / "loss_curves.svg").exists() and (folder / "chosen.json").exists()
 
     # And again, from what is kept; elsewhere from the runs of the other folder.
     monkeypatch.setattr("benchmarks.harness.jobs.train", lambda *args, **kwargs: pytest.fail("a run was made again"))

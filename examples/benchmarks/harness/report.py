@@ -56,14 +56,6 @@ def cost_table(task: Task, standings: Standings, baseline: str) -> str:
     return markdown(header, rows)
 
 
-def tuning_table(standings: Standings) -> str:
-    """Markdown: the best tuning loss of every arm at every learning rate that it tried."""
-    tried = {name: _by_rate(standing) for name, standing in standings.items()}
-    rates = sorted({lr for losses in tried.values() for lr in losses})
-    rows = [[name, *(_number(losses.get(lr)) for lr in rates)] for name, losses in tried.items()]
-    return markdown(["tuning loss at lr", *map(rate, rates)], rows)
-
-
 def overall_table(tasks: Mapping[str, tuple[Task, Standings]], baseline: str) -> str:
     """Markdown: an arm a row, over all tasks that it was in.
 
@@ -114,22 +106,9 @@ def _pace(standing: Standing, baseline: Standing) -> str:
     return f"× {standing.timing.steady / baseline.timing.steady:.2f}"
 
 
-def _by_rate(standing: Standing) -> dict[float, float]:
-    losses: dict[float, float] = {}
-    for point, loss in standing.tried.items():
-        losses[point.lr] = min(loss, losses.get(point.lr, math.inf))
-    return losses
-
-
 def _numbers(runs: Sequence[Run], number: Callable[[Run], float | None]) -> list[float]:
     return [value for value in map(number, runs) if value is not None]
 
 
 def _loss(run: Run) -> float:
     return run.loss
-
-
-def _number(loss: float | None) -> str:
-    if loss is None:
-        return ""
-    return f"{loss:.3f}" if math.isfinite(loss) else "diverged"
