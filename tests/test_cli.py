@@ -157,7 +157,9 @@ def test_help(argv, capsys):
     assert ("update_interval = 10" in out) == (argv == ["--help"])
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)], ids=" ".join)
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)], ids=" ".join
+)
 def test_help_waits_for_nothing_heavy(argv):
     code = """
 import sys

@@ -1,6 +1,7 @@
 """Stands in for a training: python launcher.py FOLDER SCRIPT ARGS, without torch, and what it does is in the rate.
 
-A rate below 1 gives a run whose loss is lowest at 1e-3; 1 raises, 2 ends without a training, 3 is killed, 4 sleeps.
+A rate below 1 gives a run whose loss is lowest at 1e-3; 1 raises, 2 ends without a training, 3 is killed, 4 sleeps, and
+5 raises when the training is done.
 """
 
 from __future__ import annotations
@@ -36,3 +37,5 @@ record = {"steps": 10, "seconds": 10.0, "evaluations": evaluations, "state_bytes
 history = [{"step": step, **metrics} for step, _, metrics in evaluations]
 state = {"global_step": 10, "max_steps": 10, "log_history": history}
 (Path(folder) / "trainer_state.json").write_text(json.dumps(state))
+if lr == 5:
+    raise RuntimeError("no room for the model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,14 @@ def test_what_stands_behind_the_script_is_its_own(call, tmp_path, own, target, r
     (tmp_path / "folder").mkdir()
     head, found = compare.split(["compare", *own, *target, *rest])
     assert found == rest and head == ["compare", *target, *own]
+
+
+def test_the_options_without_a_value_are_known():
+    """What stands behind any other option is its value, and not the script."""
+    commands = argparse.ArgumentParser().add_subparsers()
+    compare.add_command(commands)
+    actions = commands.choices["compare"]._actions
+    assert {name for action in actions if action.nargs == 0 for name in action.option_strings} == set(compare.FLAGS)
 
 
 def test_without_a_script_there_is_none():
@@ -112,7 +121,7 @@ def test_a_crash_is_a_row_and_is_told_at_once(call):
 def test_nothing_but_crashes_is_a_failure(call):
     status, out, error = call("--arms", "adamw_torch lr=1", "adafisherw lr=2", "train.py")
     assert status == 1 and "ValueError: no such data" in out
-    assert "does it need --do_train?" in out and "no run came to its end with a eval_loss" in error
+    assert "does it need --do_train?" in out and "no run came to its end with a finite eval_loss" in error
 
 
 def test_the_default_arms_are_said_with_the_reason(call):

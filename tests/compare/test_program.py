@@ -62,6 +62,7 @@ def test_what_the_runs_differ_in_is_not_the_scripts(name, tmp_path):
     [
         (["nowhere.py"], [], "no script 'nowhere.py' in"),
         (["-m", "nowhere.at_all"], [], "no module named 'nowhere.at_all'"),
+        (["-m", ""], [], "no module named ''"),
         (["."], ["flags.json"], "give them as flags"),
         (["."], ["--push_to_hub"], "--push_to_hub would upload every model"),
         (["."], ["--load_best_model_at_end", "true"], "needs checkpoints"),

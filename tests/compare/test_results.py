@@ -66,6 +66,8 @@ def test_steps_to_the_baselines_end():
     assert comparison.steps_to_baseline(comparison.baseline) == STEPS
     behind = make(loss=lambda job, step: falling(job, step) + 5 * (job.arm is OURS))
     assert behind.steps_to_baseline(behind.standings[1]) is None
+    lost = make(4, loss=lambda job, step: math.nan if job.arm is ADAMW and job.seed == 2 else falling(job, step))
+    assert [lost.steps_to_baseline(standing) for standing in lost.standings] == [None, None]
 
 
 def test_other_seeds_are_reported_than_the_one_that_chose():

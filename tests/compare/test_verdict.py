@@ -44,8 +44,10 @@ def say(losses: Mapping[Arm, list[float]], *, metric=LOSS, seconds: float = 1.0,
 
 def test_one_seed_is_no_evidence_whoever_is_ahead():
     ahead, behind = say({BASE: [5.0], OURS: [4.0]}), say({BASE: [4.0], OURS: [5.0]})
-    assert ahead.startswith("adafisherw at lr 1e-3 has a eval_loss 1.000 lower than adamw_torch")
-    assert behind.startswith("Nothing is better than adamw_torch: adafisherw at lr 1e-3 has a eval_loss 1.000 higher")
+    assert ahead.startswith("adafisherw at lr 1e-3 ends with eval_loss 1.000 lower than adamw_torch")
+    assert behind.startswith(
+        "Nothing is better than adamw_torch: adafisherw at lr 1e-3 ends with eval_loss 1.000 higher"
+    )
     for text in (ahead, behind):
         assert "one seed is no evidence" in text and "Take" not in text and "Stay" not in text
 
@@ -59,7 +61,7 @@ def test_a_lead_on_every_seed_counts():
 def test_a_lead_within_twice_its_error_does_not():
     text = say({BASE: [5.0, 5.0, 5.0], OURS: [4.0, 5.4, 5.0]})
     assert text.startswith("Stay with adamw_torch at lr 1e-3: no arm is better by more than 2 standard errors")
-    assert "adafisherw, has a eval_loss 0.200 ± 0.416 lower, over 3 seeds" in text
+    assert "adafisherw, ends with eval_loss 0.200 ± 0.416 lower, over 3 seeds" in text
 
 
 def test_a_sure_loss_is_no_reason_to_change():
@@ -79,6 +81,14 @@ def test_a_sure_gain_is_taken_before_a_larger_one_that_is_not():
     assert text.startswith("Take adafisherw")
     text = say({BASE: [5.0] * 3, OURS: [4.9, 4.9, 4.9], OTHER: [4.0, 4.1, 4.0]})
     assert text.startswith("Take fadam")
+
+
+def test_an_arm_with_one_seed_does_not_hide_another_that_is_sure():
+    plan = Plan([BASE, OURS, OTHER], 4)
+    finals = {BASE: 5.0, OURS: 4.0, OTHER: 1.0}
+    jobs = [Job(arm, 1e-3, seed) for arm in finals for seed in range(4) if arm is not OTHER or seed < 2]
+    runs = {job: done(job, lambda job, step: finals[job.arm]) for job in jobs}
+    assert verdict(compared(plan, runs, LOSS)).startswith("Take adafisherw")
 
 
 def test_two_seeds_are_few():

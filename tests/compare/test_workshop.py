@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from adafisher_hf.compare.plan import Job
 from adafisher_hf.compare.program import Program
 from adafisher_hf.compare.run import Run, last_error
-from adafisher_hf.compare.workshop import Workshop
+from adafisher_hf.compare.workshop import PATIENCE, Workshop
 
 from .fakes import ADAMW, OURS
 
@@ -78,7 +79,12 @@ def test_another_version_or_another_script_is_another_run(workshop, tmp_path):
 
 @pytest.mark.parametrize(
     ("lr", "error"),
-    [(1.0, "ValueError: no such data"), (2.0, "without a training"), (3.0, "SIGKILL (out of memory?)")],
+    [
+        (1.0, "ValueError: no such data"),
+        (2.0, "without a training"),
+        (3.0, "SIGKILL (out of memory?)"),
+        (5.0, "RuntimeError: no room"),
+    ],
 )
 def test_a_crash_is_told_by_its_error_and_made_again_the_next_time(workshop, lr, error):
     job = Job(OURS, lr, 0)
@@ -104,7 +110,9 @@ def test_several_run_at_once_and_stop_when_they_are_told_to(workshop):
         assert shop.has_room
         shop.start(job)
     assert not shop.has_room and shop.running == slow
+    start = time.monotonic()
     shop.stop()
+    assert time.monotonic() - start < PATIENCE, "they were asked, not waited for"
     assert shop.running == [] and shop.find(slow[0]) is None
 
 

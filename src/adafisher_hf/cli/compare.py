@@ -159,7 +159,7 @@ def _report(comparison: Comparison, page: Path) -> str:
 
     folders = [run.folder for standing in comparison.standings if (run := standing.best_run) is not None]
     if not folders:
-        raise CommandError(f"no run came to its end with a {comparison.metric.name}")
+        raise CommandError(f"no run came to its end with a finite {comparison.metric.name}")
     try:
         return str(write_report(folders, page))
     except (ImportError, OSError) as error:

@@ -119,6 +119,6 @@ def _check_target(target: tuple[str, ...]) -> None:
         return
     # Its package alone: looking for what is in there would import it.
     package = target[1].partition(".")[0]
-    if importlib.machinery.PathFinder.find_spec(package, [os.getcwd()]) or importlib.util.find_spec(package):
-        return
-    raise CompareError(f"no module named {target[1]!r}")
+    is_here = package and importlib.machinery.PathFinder.find_spec(package, [os.getcwd()])
+    if not (is_here or (package and importlib.util.find_spec(package))):
+        raise CompareError(f"no module named {target[1]!r}")

@@ -101,7 +101,7 @@ class Comparison:
         """The first evaluation at which the mean over seeds is as good as the baseline's at its end; None: never."""
         pairs = self._pairs(standing)
         goal = _estimate(base.record.curve(self.metric.name)[-1].value for _, base in pairs)
-        if goal is None:
+        if goal is None or not math.isfinite(goal.mean):
             return None
         curves = [run.record.curve(self.metric.name) for run, _ in pairs]
         for points in zip(*curves, strict=False):

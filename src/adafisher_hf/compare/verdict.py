@@ -22,13 +22,11 @@ def verdict(comparison: Comparison) -> str:
     gains = [(standing, gain) for standing, gain in _gains(comparison) if math.isfinite(gain.mean)]
     if not gains:
         return f"No verdict: beside the baseline, {name}, nothing came to its end."
-    best, gain = max(gains, key=lambda pair: pair[1].mean)
-    if gain.seeds == 1:
-        return _of_one_seed(comparison, best, gain)
     sure = [(standing, gain) for standing, gain in gains if gain.counts and gain.mean > 0]
-    if not sure:
-        return _stay(comparison, best, gain)
-    return _change(comparison, *max(sure, key=lambda pair: pair[1].mean))
+    best, gain = max(sure or gains, key=lambda pair: pair[1].mean)
+    if sure:
+        return _change(comparison, best, gain)
+    return _of_one_seed(comparison, best, gain) if gain.seeds == 1 else _stay(comparison, best, gain)
 
 
 def _gains(comparison: Comparison) -> list[tuple[Standing, Estimate]]:
@@ -38,17 +36,17 @@ def _gains(comparison: Comparison) -> list[tuple[Standing, Estimate]]:
 
 def _of_one_seed(comparison: Comparison, best: Standing, gain: Estimate) -> str:
     name = comparison.baseline.arm
-    if gain.mean > 0:
-        seen = f"{_setting(best)} has a {comparison.reported} {_by(comparison, gain)} than {name}"
-    else:
-        seen = f"Nothing is better than {name}: {_setting(best)} has a {comparison.reported} {_by(comparison, gain)}"
-    return f"{seen}; but one seed is no evidence ({MORE_SEEDS})."
+    ahead = "" if gain.mean > 0 else f"Nothing is better than {name}: "
+    return (
+        f"{ahead}{_setting(best)} ends with {comparison.reported} {_by(comparison, gain)} than {name}; "
+        f"but one seed is no evidence ({MORE_SEEDS})."
+    )
 
 
 def _stay(comparison: Comparison, best: Standing, gain: Estimate) -> str:
     return (
         f"Stay with {_setting(comparison.baseline)}: no arm is better by more than {ERRORS} standard errors "
-        f"(the best of them, {best.arm}, has a {comparison.reported} {_by(comparison, gain)}, over {_seeds(gain)})."
+        f"(the best of them, {best.arm}, ends with {comparison.reported} {_by(comparison, gain)}, over {_seeds(gain)})."
     )
 
 

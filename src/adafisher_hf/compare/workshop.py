@@ -109,6 +109,7 @@ class Workshop:
                 process.popen.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 process.popen.kill()
+                process.popen.wait()
         self._running.clear()
 
     def folder_of(self, job: Job) -> Path:
