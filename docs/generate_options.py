@@ -34,7 +34,7 @@ In the Trainer, options are a string of `key=value` pairs:
 ```python
 from transformers import TrainingArguments
 
-import adafisher_hf
+import adafisher_hf  # noqa: F401
 
 args = TrainingArguments(
     output_dir="out",

@@ -3,14 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours for a page that is light or dark; the picture itself is transparent."""
+
+    name: str
+    text: str
+    arms: Mapping[str, str]
+    others: Sequence[str]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of matplotlib."""
+        names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "legend.labelcolor")
+        return dict.fromkeys(names, self.text)
+
+
+# One colour an arm everywhere; all have a contrast of 4.5 at least against white, or against GitHub's dark page.
+LIGHT = Theme(
+    "light",
+    "#24292f",
+    {"AdamW": "#57606a", "Muon": "#a04100", "AdaFisherW, orthogonal": "#00695c", "AdaFisherW, kronecker": "#1a5fb4"},
+    ("#8250df", "#bf3989", "#9a6700", "#0969da", "#116329", "#82071e"),
+)
+DARK = Theme(
+    "dark",
+    "#e6edf3",
+    {"AdamW": "#9ea7b3", "Muon": "#ffa657", "AdaFisherW, orthogonal": "#4fd1c0", "AdaFisherW, kronecker": "#79c0ff"},
+    ("#d2a8ff", "#ff9bce", "#e3b341", "#a5d6ff", "#7ee787", "#ffa198"),
+)
+
+
+def color_of(arm: str, theme: Theme, index: int = 0) -> str:
+    """That of an arm; those without one of their own share a few, by their place."""
+    return theme.arms.get(arm, theme.others[index % len(theme.others)])
 
 
 def plot_training(history: Iterable[Mapping[str, Any]], path: str | Path, title: str) -> Path:
@@ -32,38 +68,13 @@ def plot_arms(curves: Mapping[str, Sequence[Points]], path: str | Path, title: s
     """Evaluation loss against the step: for each arm its mean over the seeds, and every seed as a thin line."""
     figure, axes = _new_figure(title)
     for index, (arm, seeds) in enumerate(curves.items()):
-        color = f"C{index}"
+        color = color_of(arm.partition(" (")[0], LIGHT, index)
         for points in seeds:
             axes.plot(*zip(*points, strict=True), color=color, alpha=0.25, linewidth=1)
         steps = [step for step, _ in seeds[0]]
         means = [sum(at_step) / len(seeds) for at_step in zip(*([y for _, y in run] for run in seeds), strict=True)]
         axes.plot(steps, means, color=color, marker="o", markersize=3, linewidth=2, label=arm)
     return _save(figure, axes, path)
-
-
-def plot_rates(panels: Mapping[str, Mapping[str, Points]], path: str | Path) -> Path:
-    """Loss against the learning rate: a panel a task, a colour an arm, a ring around its best rate.
-
-    A line that leaves its panel at the top goes on far above: the panel is about the differences near the best.
-    """
-    figure = Figure(figsize=(10, 8.5), dpi=120, layout="constrained")
-    lines: dict[str, Line2D] = {}  # of the legend, which all panels share
-    grid = figure.subplots((len(panels) + 1) // 2, 2, squeeze=False).flat
-    for axes, (title, curves) in zip(grid, panels.items(), strict=False):
-        losses = []
-        for arm, points in curves.items():
-            best = min(points, key=lambda point: point[1])
-            losses.append(best[1])
-            color = lines[arm].get_color() if arm in lines else f"C{len(lines)}"
-            (lines[arm],) = axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=4, label=arm)
-            axes.plot(*best, color=color, marker="o", markersize=11, fillstyle="none")
-        height = 4 * (max(losses) - min(losses))
-        axes.set(title=title, xscale="log", xlabel="learning rate", ylabel="tuning loss (nats)")
-        axes.set_ylim(min(losses) - height / 16, min(losses) + height)
-        axes.grid(alpha=0.3)
-    figure.legend(handles=[*lines.values()], loc="outside lower center", ncols=3)
-    figure.savefig(path)
-    return Path(path)
 
 
 def plot_scaling(curves: Mapping[str, Points], path: str | Path, title: str) -> Path:

@@ -25,13 +25,34 @@ class Tiny(nn.Module):
         return self.head(hidden + (hidden @ self.gate).tanh())
 
 
+class Wide(nn.Module):
+    """The same parts with matrices that are worth 8 bits: blocks of 64 and of 128 numbers, and some that have none."""
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        self.embed = nn.Embedding(81, width)
+        nn.init.normal_(self.embed.weight, std=0.2)
+        self.up, self.norm, self.down = nn.Linear(width, 128), nn.LayerNorm(128), nn.Linear(128, width, bias=False)
+        self.gate = nn.Parameter(torch.randn(width, width) * 0.1)
+        self.odd = nn.Linear(width, 65)
+        self.even = nn.Linear(65, width)
+        self.head = nn.Linear(width, 81, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids, attention_mask=None):
+        hidden = self.embed(ids)
+        hidden = hidden + self.down(self.norm(self.up(hidden)).tanh())
+        hidden = hidden + self.even(self.odd(hidden).tanh())
+        return self.head(hidden + (hidden @ self.gate).tanh())
+
+
 class Routed(nn.Module):
     """Three experts in one tensor, of which the third is seldom chosen."""
 
-    def __init__(self):
+    def __init__(self, width: int = 6, inner: int = 4):
         super().__init__()
-        sizes = dict(hidden_size=6, intermediate_size=4, num_local_experts=3, num_experts_per_tok=2)
-        self.embed, self.head = nn.Embedding(11, 6), nn.Linear(6, 11)
+        sizes = dict(hidden_size=width, intermediate_size=inner, num_local_experts=3, num_experts_per_tok=2)
+        self.embed, self.head = nn.Embedding(11, width), nn.Linear(width, 11)
         self.experts = MixtralExperts(MixtralConfig(**sizes, experts_implementation="adafisher"))
         for parameter in self.experts.parameters():
             nn.init.normal_(parameter, std=0.5)

@@ -45,6 +45,8 @@ def configs(draw):
     knobs = {name: draw(_values(knob)) for name, knob in KNOBS.items()}
     if knobs["structure"] != "diagonal":
         knobs["mode"] = "calibrated"
+    if knobs["lora"] == "pair":
+        knobs["gradient_release"] = False
     return AdaFisherConfig(**without_vain(knobs))
 
 

@@ -19,10 +19,10 @@ def test_the_scripts_that_are_named_exist(file):
 
 
 def test_every_deliberate_mistake_has_its_place():
-    """The lines of tests/data/mutants.json stand in the package; make mutants is slow, this is not."""
+    """The lines of tests/data/mutants.json stand in the package, once; make mutants is slow, this is not."""
     mutants = json.loads((ROOT / "tests/data/mutants.json").read_text(encoding="utf-8"))
     package = ROOT / "src/adafisher_hf"
-    lost = [m["what"] for m in mutants if m["old"] not in (package / m["file"]).read_text(encoding="utf-8")]
+    lost = [m["what"] for m in mutants if (package / m["file"]).read_text(encoding="utf-8").count(m["old"]) != 1]
     assert len(mutants) > 40 and lost == []
     named = {test for m in mutants for test in m["first"].split()}
     assert [test for test in sorted(named) if not (ROOT / test).exists()] == []

@@ -39,6 +39,7 @@ ARMS = (
     ADAMW,
     Arm("AdaFisherW", adafisherw, {"update_warmup": WARMUP}),
     Arm("AdaFisherW, bf16 momentum", adafisherw, {"update_warmup": WARMUP, "state_dtype": "bfloat16"}),
+    Arm("AdaFisherW, 8-bit momentum", adafisherw, {"update_warmup": WARMUP, "state_dtype": "int8"}),
     Arm("AdaFisherW, kronecker", adafisherw, {"update_warmup": WARMUP, "structure": "kronecker"}),
 )
 

@@ -59,25 +59,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     draw(standings, out / "loss_curves.png", title)
     report = f"### {title}\n\n{describe(standings, args.steps)}\n"
     (out / "table.md").write_text(report)
+    # The first table alone: the README's.
+    (out / "quality.md").write_text(f"{quality_table(standings, *RIVALS, args.steps)}\n\n{note_of(standings)}\n")
     print(f"\n{report}\nkept in {out}")
 
 
 def describe(standings: Standings, steps: int) -> str:
     """All tables, and what their signs mean."""
-    seeds = max(len(standing.finals) for standing in standings.values())
-    note = (
-        f"Mean ± standard error over {seeds} seeds. Differences are taken seed by seed; * more than twice their "
-        "standard error. Times are of a run, taken by turns; in brackets those of a step after the dense warm-up."
-    )
+    clock = "Times are of a run, taken by turns; in brackets those of a step after the dense warm-up."
     parts = [
         quality_table(standings, *RIVALS, steps),
         rivals_table(standings, ORTHOGONAL.name),
         second_table(standings, MUON.name),
         cost_table(standings, *RIVALS, steps),
-        note,
+        f"{note_of(standings)} {clock}",
         table_of_tuning(standings),
     ]
     return "\n\n".join(filter(None, parts))
+
+
+def note_of(standings: Standings) -> str:
+    """What the signs of a table mean."""
+    seeds = max(len(standing.finals) for standing in standings.values())
+    return (
+        f"Mean ± standard error over {seeds} seeds. Differences are taken seed by seed; * more than twice their "
+        "standard error."
+    )
 
 
 def parser() -> argparse.ArgumentParser:

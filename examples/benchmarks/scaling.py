@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the examples' fo
 from adafisher_hf import AdaFisherW
 from adafisher_hf.statistics.choice import STRIDE
 from adafisher_hf.statistics.reduce import message_length
+from adafisher_hf.update.blockwise import SCALE
 from plotting import plot_scaling
 from tables import markdown
 
@@ -35,7 +36,7 @@ LLAMAS: dict[str, dict[str, Any]] = {
     ),
 }
 RANKS = (8, 32, 128, 512, 1024)
-SHARDED = ("exp_avg", "compensation")  # what is cut like the parameter; all else is the same on all ranks
+SHARDED = ("exp_avg", SCALE, "compensation")  # what is cut like the parameter; all else is the same on all ranks
 STRUCTURES: dict[str, dict[str, Any]] = {
     "diagonal": {"structure": "diagonal"},
     "kronecker": {"structure": "kronecker", "max_factor_dim": 8192},

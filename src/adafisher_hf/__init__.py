@@ -19,10 +19,12 @@ from .integrations.optimizers import (
 
 if TYPE_CHECKING:
     from .config.adafisher import AdaFisherConfig
-    from .config.family import AdamQLRConfig, FAdamConfig, SIRFShampooConfig
+    from .config.family import AdamQLRConfig, FAdamConfig, MuonConfig, SIRFShampooConfig, SOAPConfig
     from .family.adamqlr import AdamQLR
     from .family.fadam import FAdam
+    from .family.muon import Muon
     from .family.sirfshampoo import SIRFShampoo
+    from .family.soap import SOAP
     from .insight.coverage import CoverageRow, coverage
     from .integrations.callbacks import CurvatureCallback
     from .integrations.trainer import AdaFisherSeq2SeqTrainer, AdaFisherTrainer
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "SOAP",
     "AdaFisher",
     "AdaFisherConfig",
     "AdaFisherSeq2SeqTrainer",
@@ -42,8 +45,11 @@ __all__ = [
     "CurvatureCallback",
     "FAdam",
     "FAdamConfig",
+    "Muon",
+    "MuonConfig",
     "SIRFShampoo",
     "SIRFShampooConfig",
+    "SOAPConfig",
     "coverage",
     "is_registered",
     "register",
@@ -64,8 +70,12 @@ _LAZY = {
     "CurvatureCallback": ".integrations.callbacks",
     "FAdam": ".family.fadam",
     "FAdamConfig": ".config.family",
+    "Muon": ".family.muon",
+    "MuonConfig": ".config.family",
     "SIRFShampoo": ".family.sirfshampoo",
     "SIRFShampooConfig": ".config.family",
+    "SOAP": ".family.soap",
+    "SOAPConfig": ".config.family",
     "coverage": ".insight.coverage",
 }
 

@@ -32,6 +32,14 @@ foreach_sub = torch._foreach_sub_
 all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
+try:  # torch 2.9 to 2.13; its class, torch.optim.Muon, is public, and takes no part of a parameter
+    from torch.optim import _muon
+
+    functional_muon: Any = _muon.muon
+except ImportError:
+    functional_muon = None
+
+
 @functools.cache
 def has_bfloat16_products(device: torch.device) -> bool:
     """Whether products of bfloat16 matrices are the faster ones: on accelerators, and on CPUs that do not emulate them.

@@ -16,21 +16,22 @@ from .config.adafisher import AdaFisherConfig
 from .config.groups import GROUP_KNOBS, check_group, follow_momentum, listed
 from .config.resume import written
 from .insight.coverage import CoverageRow, coverage_of_blocks
-from .insight.summary import Observed, ParameterSummary, by_parameter, summarize_rows
+from .insight.summary import ParameterSummary, by_parameter, observe, summarize_rows
 from .join import JoinsUnevenly
 from .preconditioners import find
 from .preconditioners.base import Preconditioner
-from .ranks import DEEPSPEED, any_rank, check_wrapping, is_distributed, local, refuse_replica
+from .ranks import DEEPSPEED, check_wrapping, is_distributed, refuse_replica
 from .schedule import Schedule
-from .state import check_parameter, checked_state, initial_state, restore_dtypes
+from .state import check_options, check_parameter, checked_state, initial_state, restore_state
 from .statistics.block import Block
 from .statistics.counts import keep_token_counts, restore_token_counts
 from .statistics.model import ModelStatistics
 from .statistics.telling import warn
 from .update import load_kernel
 from .update.batch import Hyper
-from .update.collect import collect
+from .update.collect import Collected, collect
 from .update.directions import Directions
+from .update.release import Release
 from .update.step import take_step
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         ValueError: no model, nothing trainable, a parameter that the model does not own, sparse embeddings, complex
             parameters, or a knob out of range.
         TypeError: an unknown knob, or one of the wrong type.
+        ImportError: ``state_dtype="int8"`` without bitsandbytes, or with one that is too old.
     """
 
     name = "adafisher"
@@ -101,11 +103,13 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         self._pretrained = model is None or is_loaded(model)
         if model is not None:
             self._statistics.handles.append(model.register_forward_pre_hook(refuse_replica))
+        self._release = Release(self) if config.gradient_release else None
         self._trace_means: dict[int, Tensor | None] = {}  # of the last refresh, by id of the block: for the logs
         self._lengths: dict[int, tuple[Tensor, slice]] = {}  # of the last step, by id of the block: for the logs
         defaults = dict(lr=lr, weight_decay=weight_decay, step=0, optimizer=self.name, momentum=config.beta)
         try:
             super().__init__(listed(params), {**defaults, **{name: getattr(config, name) for name in GROUP_KNOBS}})
+            check_options(config, self._preconditioner, (param for _, param in self._params()))
         except BaseException:
             self.close()
             raise
@@ -128,6 +132,8 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
             follow_momentum([group])
             group.setdefault("config", written(self.config, group))
             self._statistics.add(group["params"])
+            if self._release is not None:
+                self._statistics.handles += self._release.attach(group["params"])
             if self.config.takes_pairs:
                 self._statistics.refuse_parted_pairs(group["params"] for group in self.param_groups)
         except BaseException:
@@ -149,9 +155,11 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        follow_momentum(self.param_groups)
-        blocks = self._by_parameter()
-        self._init_missing_state(blocks)
+        if self._release is not None and self._release.begun:
+            self._release.end_step()
+            self._count_step()
+            return loss
+        blocks = self._begin_step()
         if not self._with_grad():
             self._statistics.refuse_foreign_gradients()
         if self._is_dry_step():
@@ -193,7 +201,10 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
 
     def summary_rows(self) -> list[ParameterSummary]:
         """Curvature and update size of every parameter that has a state. Waits for the device once."""
-        return by_parameter(self._observed())
+        if not self.param_groups[0]["step"]:
+            return []
+        means, blocks = self._trace_means if self._preconditioner.grafted else None, self._by_parameter()
+        return by_parameter(observe(self._params(), blocks, self.state, self._directions, means, self._lengths))
 
     def figures(self) -> dict[str, dict[str, float]]:
         """What the structure has to say in the logs beside the curvature of parameters."""
@@ -201,9 +212,8 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
 
     def coverage_rows(self) -> list[CoverageRow]:
         """Which kind of curvature each of the optimizer's parameters has, in the order of the model."""
-        return coverage_of_blocks(
-            self._statistics.model, self._statistics, self._preconditioner, self.config.takes_pairs
-        )
+        blocks = self._statistics
+        return coverage_of_blocks(blocks.model, blocks, self._preconditioner, self.config.takes_pairs)
 
     def attach_scaler(self, scaler: Any | None) -> None:
         """Takes the handle of a GradScaler: paper and reference modes need δ without its loss scale."""
@@ -228,8 +238,8 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         """
         blocks, name = self._by_parameter(), type(self).__name__
         state_dict = checked_state(state_dict, name, self.param_groups, blocks, self.config, self._preconditioner)
-        super().load_state_dict(state_dict)
-        restore_dtypes(self.state, self.param_groups, state_dict)
+        super().load_state_dict({**state_dict, "state": {}})  # its casts would be a copy in the parameters' dtype
+        restore_state(self.state, self.param_groups, state_dict)
         self.state_was_written()
         self._statistics.clear()
         self._statistics.has_measured |= self.param_groups[0]["step"] > 0
@@ -270,6 +280,13 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
 
     # The parts of a step, in their order ------------------------------------------------------------------------------
 
+    def _begin_step(self) -> dict[int, Block]:
+        follow_momentum(self.param_groups)
+        blocks = self._by_parameter()
+        self._init_missing_state(blocks)
+        self._lengths = {}
+        return blocks
+
     def _by_parameter(self) -> dict[int, Block]:
         """The blocks by ``id`` of their parameter: FSDP2 puts new ones into the groups, in the old order."""
         params = [param for _, param in self._params()]
@@ -292,14 +309,8 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
 
     def _is_dry_step(self) -> bool:
         """Distributed checkpoints call step() with zero gradients, before anything was trained, to make the state."""
-        if self.param_groups[0]["step"]:
-            return False
-        params = [param for _, param in self._params() if param.grad is not None]
-        real = self._statistics.fired() or any(bool(local(p.grad).any()) for p in params)
-        if is_distributed(self.ranks):
-            device = params[0].device if params else self.join_device
-            real = any_rank(real, device, self.ranks)  # each sees its own rows, or its own part of the model
-        return not real
+        params = [param for _, param in self._params()]
+        return not (self.param_groups[0]["step"] or self._statistics.saw_anything(params))
 
     def _refresh(self, blocks: dict[int, Block]) -> None:
         step = self.param_groups[0]["step"]
@@ -311,16 +322,19 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
             return
         if self._statistics.count_tokens():
             keep_token_counts(self.state, self._statistics)
-        gamma, changed = self._schedule.gamma_at(step), []
-        for param, grad in self._with_grad():
+        self._take_in(blocks, self._with_grad())
+        self._statistics.clear()
+        if self._preconditioner.renews:
+            self._directions.forget(self._renew(step))
+
+    def _take_in(self, blocks: dict[int, Block], gradients: Iterable[tuple[Tensor, Tensor]]) -> None:
+        gamma, changed = self._schedule.gamma_at(self.param_groups[0]["step"]), []
+        for param, grad in gradients:
             block = blocks[id(param)]
             uses = block.uses(grad, self._statistics.wanted)
             if uses:
                 self._trace_means[id(block)] = self._preconditioner.refresh(self.state[param], uses, gamma)
                 changed.append(block)
-        self._statistics.clear()
-        if self._preconditioner.renews:
-            changed += self._renew(step)
         self._directions.forget(changed)
 
     def _tell_advice(self) -> None:
@@ -341,11 +355,13 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         if self._preconditioner.observes:
             for param, grad in self._with_grad():
                 self._preconditioner.observe(self.state[param], blocks[id(param)].layouts[0], grad)
-        collected = collect(self.param_groups, blocks, self.state, self._directions, self._copies())
+        self._move(collect(self.param_groups, blocks, self.state, self._directions, self._copies()))
+
+    def _move(self, collected: Collected, floor: Tensor | None = None) -> None:
         hypers = {key: self._hyper(self.param_groups[key.group]) for key in collected.batches}
-        lengths = take_step(collected.batches, hypers, load_kernel(self.config.kernel))
+        lengths = take_step(collected.batches, hypers, load_kernel(self.config.kernel), floor)
         collected.write_back()
-        self._lengths = {id(place.block): (lengths[place.key], place.blocks) for place in collected.places}
+        self._lengths |= {id(place.block): (lengths[place.key], place.blocks) for place in collected.places}
 
     def _count_step(self) -> None:
         for group in self.param_groups:
@@ -375,18 +391,6 @@ class AdaFisher(torch.optim.Optimizer, JoinsUnevenly):
         if not is_distributed(self.ranks) or self.joins:
             return None
         return self.ranks or dist.group.WORLD
-
-    def _observed(self) -> Iterator[Observed]:
-        blocks = self._by_parameter()
-        for group, param in self._params():
-            block, state = blocks[id(param)], self.state.get(param)
-            if state and self.param_groups[0]["step"]:
-                direction = self._directions.whole(block, state, group["damping"])
-                mean = self._trace_means.get(id(block)) if self._preconditioner.grafted else direction.dense()
-                lengths, own = self._lengths.get(id(block), (None, slice(0)))
-                yield Observed(
-                    block.name, block.kind, param, direction, mean, None if lengths is None else lengths[own]
-                )
 
 
 class AdaFisherW(AdaFisher):

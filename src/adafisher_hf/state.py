@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from .config.adafisher import AdaFisherConfig
 from .config.resume import changed_options, check_saved_groups, fixed_options, resumed
-from .layers import accumulation_dtype
+from .layers import Layout, accumulation_dtype
 from .preconditioners.base import Preconditioner
 from .ranks import check_placement, is_sharded, local, zeros_like
 from .statistics.block import Block
 from .statistics.counts import TOKENS
+from .update import blockwise
 from .update.batch import LR_MULTIPLE
 from .update.rates import default_multiple
 
@@ -48,8 +49,7 @@ def initial_state(
     dtype = accumulation_dtype(param.dtype)
     stack = block.layouts[0].shape[0] if block.layouts[0].independent else 1
     like = torch.empty(0, dtype=dtype, device=device)
-    momentum_dtype = torch.bfloat16 if config.state_dtype == "bfloat16" else dtype
-    state = {"step": like.new_zeros(stack), "exp_avg": zeros_like(param, momentum_dtype, device)}
+    state = {"step": like.new_zeros(stack), **_momentum(config, param, block.layouts[0], dtype, device)}
     if param.dtype != dtype and config.rounding == "kahan":
         state["compensation"] = zeros_like(param, param.dtype, device)
     if preconditioner.grafted:
@@ -62,6 +62,23 @@ def initial_state(
     if preconditioner.measures(block):
         preconditioner.init(state, block.layouts, like)
     return state
+
+
+def check_options(config: AdaFisherConfig, preconditioner: Preconditioner, params: Iterable[Tensor]) -> None:
+    """Refuses what no state can be made for, before anything is trained.
+
+    Args:
+        params: on the meta device where a state is only counted.
+
+    Raises:
+        ValueError: options that do not go together.
+        ImportError: a library that they need is not installed, or too old.
+    """
+    reason = preconditioner.refuses(config, sharded=False, ranks=1)
+    if reason is not None:
+        raise ValueError(reason)
+    if config.state_dtype == "int8" and not all(param.is_meta for param in params):
+        blockwise.library()
 
 
 def check_parameter(param: Tensor, block: Block, state: Mapping[str, Tensor] | None) -> None:
@@ -122,14 +139,31 @@ def checked_state(
     return {**saved, "param_groups": [resumed(group, own) for group, own in zip(found, groups, strict=True)]}
 
 
-def restore_dtypes(state: dict[Tensor, dict[str, Any]], groups: Sequence[dict[str, Any]], saved: StateDict) -> None:
-    """Puts the saved tensors back as they were: torch casts them to the parameter's dtype when it loads them."""
+def restore_state(state: dict[Tensor, dict[str, Any]], groups: Sequence[dict[str, Any]], saved: StateDict) -> None:
+    """Copies the saved tensors, each in the dtype that it has.
+
+    Args:
+        state: of the optimizer, empty; written to.
+        groups: of the optimizer.
+        saved: what ``checked_state`` has returned.
+    """
     saved_ids = [i for group in saved["param_groups"] for i in group["params"]]
     params = [p for group in groups for p in group["params"]]
     for saved_id, param in zip(saved_ids, params, strict=True):
-        for key, value in saved["state"].get(saved_id, {}).items():
-            if isinstance(value, Tensor):
-                state[param][key] = value.detach().to(device=param.device, copy=True)
+        tensors = saved["state"].get(saved_id)
+        if tensors:
+            state[param] = {key: value.detach().to(param.device, copy=True) for key, value in tensors.items()}
+
+
+def _momentum(
+    config: AdaFisherConfig, param: Tensor, layout: Layout, dtype: torch.dtype, device: torch.device
+) -> dict[str, Tensor]:
+    length = blockwise.block_length(layout) if config.state_dtype == "int8" else None
+    if length is None:
+        wide = torch.bfloat16 if config.state_dtype == "bfloat16" else dtype
+        return {"exp_avg": zeros_like(param, wide, device)}
+    codes = zeros_like(param, torch.uint8, device)
+    return {"exp_avg": codes, blockwise.SCALE: zeros_like(blockwise.firsts(codes, length), torch.float32, device)}
 
 
 def _check_fit(state: dict[str, Any], expected: dict[str, Tensor], options: Options, name: str) -> None:

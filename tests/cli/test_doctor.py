@@ -77,10 +77,15 @@ def test_a_package_that_is_too_old_or_missing(capsys, monkeypatch):
     assert problems(doctor(capsys)[1]) == {"torch", "nowhere-at-all"}
 
 
-def test_what_the_package_asks_for_is_read():
+def test_what_the_package_asks_for_is_read(monkeypatch):
     needed = checks._needed()
     assert "2.5" not in needed["torch"].specifier and needed["torch"].marker is None
     assert needed["peft"].marker is not None
+    lines = ["torch>=2.6", 'torch>=2.9; extra == "test"', 'peft>=0.18; extra == "peft"']
+    for order in (lines, lines[::-1]):  # both are seen: it is the installer that puts extras in their place
+        monkeypatch.setattr(importlib.metadata, "requires", lambda _, order=order: order)
+        asked = {name: str(one.specifier) for name, one in checks._needed().items()}
+        assert asked == {"torch": ">=2.6", "peft": ">=0.18"}
 
 
 def test_a_broken_registration(capsys):

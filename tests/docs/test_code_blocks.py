@@ -1,4 +1,4 @@
-"""Every ``python`` and ``bash`` block of README.md, CONTRIBUTING.md and docs/*.md does what it shows.
+"""Every ``python`` and ``bash`` block of README.md, CONTRIBUTING.md, docs/*.md and docs/family/*.md does what it shows.
 
 Python blocks of a page run one after the other and share their names; they start with those of ``prepared``. Of a
 command everything but the long work is done: ``adafisher-hf coverage`` runs and prints what the ``text`` block below it
@@ -32,7 +32,12 @@ from adafisher_hf.compare.workshop import Workshop
 from tests.models import llama
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = ("docs", "docs/family")
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(page for folder in FOLDERS for page in sorted((ROOT / folder).glob("*.md"))),
+]
 IN_A_COPY = "extending.md"  # changes files of the package: tests/docs/test_extending.py
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>[\w+-]+)(?P<title>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```$", re.M | re.S

@@ -24,6 +24,14 @@ def test_the_page_of_options_is_current():
     assert generator["page"]() == (ROOT / "docs/options.md").read_text(), "run python docs/generate_options.py"
 
 
+def test_pages_show_the_tables_as_they_are():
+    generator = runpy.run_path(str(ROOT / "docs/insert_tables.py"))
+    for page in generator["pages"]():
+        text = page.read_text()
+        assert generator["refreshed"](page) == text, "run python docs/insert_tables.py"
+        assert "--8<--" not in text, f"{page}: a code host shows a hole there; use docs/insert_tables.py"
+
+
 def messages_in(file: Path) -> list[str]:
     """Every string of a source file, with MARK for what an f-string puts in."""
 
@@ -125,3 +133,14 @@ def test_the_site_builds_without_a_warning(tmp_path, monkeypatch):
     html = (tmp_path / "site/index.html").read_text()
     asked = re.findall(r'(?:src|href)="(https?://[^"]+\.(?:js|css|woff2?))"', html)
     assert asked == [], "the site loads from another server"
+    page = (tmp_path / "site/family/muon/index.html").read_text()
+    assert page.count("<math ") == 1 and "columnalign" in page and "begin{align" not in page
+
+
+def test_a_formula_that_would_be_shown_as_it_is_written():
+    pytest.importorskip("latex2mathml")
+    as_mathml = runpy.run_path(str(ROOT / "docs/formulas.py"))["as_mathml"]
+    assert "<mfrac>" in as_mathml(r"\frac{a}{b}", "math", "math", {}, None)
+    for unknown in (r"\nothing{a}", r"\begin{aligned} a &= b \end{aligned}"):
+        with pytest.raises(ValueError, match="cannot be converted"):
+            as_mathml(unknown, "math", "math", {}, None)

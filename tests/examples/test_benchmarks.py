@@ -15,7 +15,7 @@ from torch import nn
 from adafisher_hf import AdaFisherConfig
 from benchmarks import ablation, orthogonal_parts, pretrain, scale, step_profile
 from benchmarks.harness import timing
-from benchmarks.harness.arms import WEIGHT_DECAY, Arm, Point, adafisherw, decay_groups
+from benchmarks.harness.arms import RATIOS, WEIGHT_DECAY, Arm, Point, adafisherw, decay_groups
 from benchmarks.harness.catalogue import WIDTHS, make_problem
 from benchmarks.harness.contest import Contest, read_points
 from benchmarks.harness.contestants import ADAMW, ARMS, BETAS, MUON, NORMUON, ORTHOGONAL, SOAP_MUON
@@ -31,7 +31,7 @@ from benchmarks.harness.runner import Run, Training, train, warmup_then_cosine
 from benchmarks.harness.sources import PythonProblem, pieces, split_of
 from benchmarks.harness.standing import Standing, difference, estimate
 from benchmarks.harness.timing import Timing, time_arms
-from benchmarks.harness.tuning import RATES, RATIOS, best, tune
+from benchmarks.harness.tuning import RATES, best, tune
 from benchmarks.rounding import round_by_chance
 from errors import InputError
 from tests.models import llama
@@ -280,6 +280,8 @@ def test_arms_take_turns_on_the_clock(tmp_path, monkeypatch):
     assert started[2:] == (["AdamW"] * 10 + ["AdaFisherW"] * 10) * 3
     assert all(len(arm.turns) == 3 and min(arm.turns) > 0 for arm in timings.values())
     assert timings == time_arms(Regression(), PAIR, rates, tmp_path / "timing.json")
+    some = time_arms(Regression(), PAIR[:1], rates, tmp_path / "timing.json")
+    assert some == {PAIR[0].name: timings[PAIR[0].name]}
 
 
 def test_clock_goes_on_at_the_steady_pace():

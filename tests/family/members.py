@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from adafisher_hf import AdamQLR, FAdam, SIRFShampoo
+from adafisher_hf import AdamQLR, FAdam, Muon, SIRFShampoo
 from tests.models import next_token_loss, tiny
 
 MEMBERS = {
@@ -13,12 +13,14 @@ MEMBERS = {
     "sirfshampoo": (SIRFShampoo, {"lr": 1e-2, "batch_size": 4, "weight_decay": 0.1}),
     "sirfshampoo, diagonal": (SIRFShampoo, {"lr": 1e-2, "batch_size": 4, "structure": "diagonal"}),
     "adamqlr": (AdamQLR, {"weight_decay": 1e-3}),
+    "muon": (Muon, {"lr": 1e-2}),
 }
+WITH_MODEL = (AdamQLR, Muon)
 
 
 def make(name, model, **changes):
     cls, knobs = MEMBERS[name]
-    return cls(model.parameters(), **({"model": model} if cls is AdamQLR else {}), **{**knobs, **changes})
+    return cls(model.parameters(), **({"model": model} if cls in WITH_MODEL else {}), **{**knobs, **changes})
 
 
 def train(model, optimizer, batches):

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
-from adafisher_hf import AdaFisherW, AdamQLR, FAdam, SIRFShampoo
+from adafisher_hf import SOAP, AdaFisherW, AdamQLR, FAdam, Muon, SIRFShampoo
 from adafisher_hf.config.knobs import knobs_of
-from tests.family.members import MEMBERS, assert_same, everything, make, train, trained
+from tests.family.members import MEMBERS, WITH_MODEL, assert_same, everything, make, train, trained
 from tests.models import next_token_loss, tiny, tiny_batches
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def test_a_copy_goes_on_by_itself(name):
     whole = trained(name, batches)
     model, optimizer = trained(name, batches[:3])
     twin, copied = copy.deepcopy((model, optimizer))
-    copied = copied if isinstance(copied, AdamQLR) else make(name, twin)  # torch's own copies know other parameters
+    copied = copied if isinstance(copied, WITH_MODEL) else make(name, twin)  # torch's own copies know other parameters
     copied.load_state_dict(optimizer.state_dict())
     train(model, optimizer, tiny_batches(2, seed=9))
     train(twin, copied, batches[3:])
@@ -117,7 +117,9 @@ def test_every_member_learns_in_half_precision(name):
 
 @every_member
 def test_the_knobs_of_a_resumed_run_are_its_own(name):
-    knob, value = {"fadam": ("clip", 0.5), "adamqlr": ("damping_increase", 3.0)}.get(name, ("factor_lr", 0.5))
+    knob, value = {"fadam": ("clip", 0.5), "adamqlr": ("damping_increase", 3.0), "muon": ("ns_steps", 3)}.get(
+        name, ("factor_lr", 0.5)
+    )
     _, optimizer = trained(name, tiny_batches(2))
     state = optimizer.state_dict()
     state["param_groups"][0] |= {"lr": 0.125, "damping": 0.25}  # of a schedule, and of the steps
@@ -212,9 +214,9 @@ def test_a_group_with_a_wrong_number_is_not_added():
 
 
 def test_they_take_a_model_tensors_and_groups():
-    for name, (cls, knobs) in MEMBERS.items():
+    for cls, knobs in MEMBERS.values():
         model = tiny()
-        more = {"model": model} if name == "adamqlr" else {}
+        more = {"model": model} if cls in WITH_MODEL else {}
         groups = [{"params": [model.gate], "weight_decay": 0.0}, {"params": [model.up.weight]}]
         for params in (model, model.parameters(), model.named_parameters(), groups):
             optimizer = cls(params, **knobs, **more)
@@ -222,10 +224,10 @@ def test_they_take_a_model_tensors_and_groups():
             optimizer.step(lambda m=model: backward(next_token_loss(m, tiny_batches(1)[0])))
 
 
-@pytest.mark.parametrize("cls", [FAdam, SIRFShampoo, AdamQLR])
+@pytest.mark.parametrize("cls", [FAdam, SIRFShampoo, AdamQLR, Muon, SOAP])
 def test_the_page_has_every_option_with_its_default(cls):
-    _, section = (ROOT / "docs/family.md").read_text().split(f"\n## {cls.__name__}\n")
-    table = re.findall(r"^\| (`.*?) \| (.*?) \|", section.split("```")[0], re.M)
+    page = (ROOT / f"docs/family/{cls.name}.md").read_text()
+    table = re.findall(r"^\| (`.*?) \| (.*?) \|", page.split("| key | default |")[1].split("```")[0], re.M)
     shown = [(key, value) for keys, values in table for key, value in pairs(keys, values)]
     knobs = knobs_of(cls.config_class)
     assert sorted(key for key, _ in shown) == sorted(knobs)

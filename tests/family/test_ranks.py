@@ -12,7 +12,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer
 
-from adafisher_hf import AdamQLR
+from adafisher_hf import SOAP, AdamQLR
 from tests.distributed.fsdp_on_cpu import allow_fsdp_on_cpu
 from tests.distributed.ranks import run_ranks
 from tests.family.members import MEMBERS, make
@@ -20,6 +20,7 @@ from tests.integrations.test_trainer import arguments, data
 from tests.models import Tiny, llama, next_token_loss, tiny_batches
 
 STEPS = 6
+SHARDED = ("fadam", "sirfshampoo", "muon")  # that train with FSDP2
 
 
 class Odd(Tiny):
@@ -75,7 +76,7 @@ def with_trainer(folder, name, ranks, fsdp, steps=4, resume=False, **more):
 def on_ranks(rank, folder):
     allow_fsdp_on_cpu()
     found = {("Trainer", "adamqlr"): with_trainer(f"{folder}/ddp", "adamqlr", 2, fsdp=False)}
-    for name in ("fadam", "sirfshampoo"):
+    for name in SHARDED:
         whole = with_trainer(f"{folder}/{name}", name, 2, fsdp=True)
         shutil.rmtree(f"{folder}/{name}/checkpoint-4", ignore_errors=True)
         dist.barrier()
@@ -90,12 +91,20 @@ def on_ranks(rank, folder):
         if name != "adamqlr":
             found["FSDP2", name] = sharded(name, mine)
     model = WithLoss()
+    wrapped = DistributedDataParallel(model)
+    train(wrapped, SOAP(wrapped, lr=1e-2), mine)
+    found["DDP", "soap"] = weights(model), model(tiny_batches(1, shape=(8, 5))[0])[0].item()
+    found["refusals"] = [refusal(AdamQLR), refusal(SOAP)]
+    return found
+
+
+def refusal(cls):
+    model = WithLoss()
     fully_shard(model)
     try:
-        AdamQLR(model)
+        cls(model)
     except ValueError as error:
-        found["refusal"] = str(error)
-    return found
+        return str(error)
 
 
 def sharded(name, mine):
@@ -151,7 +160,7 @@ def test_fsdp2(ranks, alone, name):
 
 def test_the_trainer_with_fsdp2(ranks, tmp_path):
     """The checkpoints are distributed ones; the number of samples is that of all ranks."""
-    for name in ("fadam", "sirfshampoo"):
+    for name in SHARDED:
         alone = with_trainer(tmp_path, name, 1, fsdp=False)
         for found in ranks:
             whole, resumed = found["Trainer", name]
@@ -166,6 +175,16 @@ def test_the_trainer_with_ddp(ranks, tmp_path):
     assert torch.equal(*[found["Trainer", "adamqlr"] for found in ranks])
 
 
+def test_soap_is_the_same_on_all_ranks(ranks):
+    """Not as one process takes the steps: where a factor has no full rank, rounding decides its eigenvectors."""
+    assert torch.equal(*[found["DDP", "soap"][0] for found in ranks])
+    before = WithLoss()(tiny_batches(1, shape=(8, 5))[0])[0].item()
+    assert all(found["DDP", "soap"][1] < before - 0.05 for found in ranks)
+
+
 def test_what_fsdp2_cannot_do_is_refused(ranks):
-    reason = "AdamQLR does not work with FSDP2: no forward-mode product goes through its gathers; use DDP"
-    assert [found["refusal"] for found in ranks] == [reason] * 2
+    reasons = [
+        "AdamQLR does not work with FSDP2: no forward-mode product goes through its gathers; use DDP",
+        "SOAP does not work with FSDP2: pytorch-optimizer's takes no parameter that is split; use DDP",
+    ]
+    assert [found["refusals"] for found in ranks] == [reasons] * 2

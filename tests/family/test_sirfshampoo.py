@@ -43,6 +43,22 @@ def test_a_convolutional_net_as_the_package_trains_it():
     side_by_side(*nets, [loss(x, y) for x, y in images(20)], 0.1, 1)
 
 
+def test_a_way_of_size_one_has_no_factor_as_in_the_package():
+    """Of one channel, and of one output."""
+
+    def net():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 3, 3, bias=False), nn.Tanh(), nn.Flatten(), nn.Linear(48, 1)).double()
+
+    def loss(x, y):
+        return lambda model: nn.functional.mse_loss(model(x[:, :1]), y.double()[:, None])
+
+    side_by_side(net(), net(), [loss(x, y) for x, y in images(20)], 0.1, 1)
+    optimizer = SIRFShampoo(net(), batch_size=1, tensors="matrix")
+    optimizer.init_state()
+    assert [sum("factor_momentum" in key for key in state) for state in optimizer.state.values()] == [2, 1, 1]
+
+
 def multiplied(tensor, matrices):
     """T ×_n M_n for all n."""
     for n, matrix in enumerate(matrices):

@@ -212,11 +212,15 @@ def test_compiled_bf16_through_the_trainer(cuda, tmp_path):
     assert all(optimizer.curvature(p).std() > 0 for p in trainer.model.parameters() if p.dim() == 2)
 
 
+@pytest.mark.parametrize("state_dtype", ["float32", "int8"])
 @pytest.mark.parametrize("refreshing", [False, True])
-def test_a_diagonal_step_does_not_wait_for_the_device(cuda, refreshing):
+def test_a_diagonal_step_does_not_wait_for_the_device(cuda, refreshing, state_dtype):
     """Whatever copies a number to the host is an error here; hooks and the optimizer's step are both watched."""
-    model = llama().to(cuda).train()
-    optimizer = AdaFisherW(model, lr=1e-2, update_warmup=4, update_interval=1 if refreshing else 100)
+    if state_dtype == "int8":
+        pytest.importorskip("bitsandbytes")
+    model = llama(hidden_size=64).to(cuda).train()
+    knobs = dict(lr=1e-2, update_warmup=4, update_interval=1 if refreshing else 100)
+    optimizer = AdaFisherW(model, state_dtype=state_dtype, **knobs)
     for i in range(5):
         step(model, optimizer, IDS.roll(i))
     ids = IDS.to(cuda)
@@ -228,6 +232,18 @@ def test_a_diagonal_step_does_not_wait_for_the_device(cuda, refreshing):
         optimizer.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_eight_bits_of_momentum_train_as_on_the_other_device(device):
+    """Not to the bit: of two codes that are nearly as near the devices may take either."""
+    pytest.importorskip("bitsandbytes")
+    losses = []
+    for place in ("cpu", device):
+        model = llama(hidden_size=64).to(place)
+        optimizer = AdaFisherW(model, lr=1e-3, state_dtype="int8")
+        losses.append([step(model, optimizer, IDS.roll(i % 4)) for i in range(20)])
+        assert optimizer.state[model.model.embed_tokens.weight]["exp_avg"].dtype == torch.uint8
+    assert losses[0] == pytest.approx(losses[1], abs=0.02)
 
 
 def test_no_activation_is_kept(cuda):

@@ -52,7 +52,8 @@ def test_nothing_else_of_the_card_changes(tmp_path):
         "beta=0.9,mode=calibrated,damping=0.1,beta2=0.95,gamma=none,update_interval=2,update_warmup=2,"
         "structure=diagonal,vocabulary_lr=none,nesterov=False,narrow_side=True,iteration=newton_schulz,"
         "iteration_steps=5,orthogonal_exclude=none,lora=factors,pair_damping=0.2,max_factor_dim=1024,basis_interval=10,"
-        "second_moment=factors,token_stride=1,estimator=empirical,state_dtype=float32,rounding=kahan,kernel=auto"
+        "second_moment=factors,token_stride=1,estimator=empirical,state_dtype=float32,gradient_release=False,"
+        "rounding=kahan,kernel=auto"
     )
     assert changes(plain, SECTION.sub("", ours)) == [
         "+- adafisher",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 
 import pytest
@@ -56,6 +57,8 @@ def test_options_that_need_all_rows_or_one_process(tmp_path, model, monkeypatch)
     refuse_unsupported(arguments(tmp_path), model, rotated)
     with pytest.raises(ValueError, match="rotated does not work with FSDP2: use second_moment=factors"):
         refuse_unsupported(arguments(tmp_path, **fsdp(2)), model, rotated)
+    with pytest.raises(ValueError, match="state_dtype=int8 keeps the momentum alone in 8 bits"):
+        refuse_unsupported(arguments(tmp_path), model, dataclasses.replace(rotated, state_dtype="int8"))
     monkeypatch.setattr(TrainingArguments, "world_size", 2)
     with pytest.raises(ValueError, match="one process: use mode='calibrated'"):
         refuse_unsupported(arguments(tmp_path), model, AdaFisherConfig(mode="reference"))
@@ -72,6 +75,37 @@ def test_tensor_parallel_through_the_trainer(tmp_path, model):
     model._tp_size = 2
     with pytest.raises(ValueError, match="tensor parallelism.*without tp_plan"):
         trainer.create_optimizer()
+
+
+@pytest.mark.parametrize(
+    ("estimator", "changes", "message"),
+    [
+        ("improved", {"use_liger_kernel": True}, "leave use_liger_kernel out"),
+        ("sampled", {"use_liger_kernel": True}, "leave use_liger_kernel out"),
+        ("improved", {"torch_compile": True}, "leave torch_compile out"),
+        ("sampled", {"gradient_checkpointing_kwargs": {"use_reentrant": True}}, "set use_reentrant=False"),
+    ],
+)
+def test_logits_that_an_estimator_cannot_see(tmp_path, model, estimator, changes, message):
+    args = arguments(tmp_path, **changes)
+    with pytest.raises(ValueError, match=f"estimator='{estimator}': .*{message}"):
+        refuse_unsupported(args, model, AdaFisherConfig(estimator=estimator))
+    refuse_unsupported(args, model, AdaFisherConfig())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_grad_norm": 1.0}, "max_grad_norm=1 clips .*: set max_grad_norm=0"),
+        ({"max_grad_norm": 0.0, "gradient_accumulation_steps": 2}, "set gradient_accumulation_steps=1"),
+        ({"max_grad_norm": 0.0, "fp16": True}, "use float32 or bf16"),
+        ({"max_grad_norm": 0.0, **fsdp(2)}, "train in one process"),
+    ],
+)
+def test_what_needs_all_gradients_at_once(tmp_path, model, changes, message):
+    args = arguments(tmp_path, **changes)
+    with pytest.raises(ValueError, match=f"gradient_release=True: .*{message}"):
+        refuse_unsupported(args, model, AdaFisherConfig(gradient_release=True))
 
 
 def test_nothing_else_is_refused(tmp_path, model):

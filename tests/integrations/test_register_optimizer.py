@@ -207,7 +207,7 @@ def test_the_command_line_and_the_parser_list_it(registered, capsys):
     text = help_text()
     assert "for optim=signed:\n  beta = 0.9  (a number in [0, 1))\n      decay of the momentum\n" in text
     assert "  nesterov = False  (one of True, False)\n      look ahead" in text
-    assert text.count("for optim=") == 5 and "for optim=adafisher and optim=adafisherw:\n" in text
+    assert text.count("for optim=") == 7 and "for optim=adafisher and optim=adafisherw:\n" in text
     assert NAME in choices()
     unregister_optimizer(NAME)
     assert NAME not in help_text() and NAME not in choices()
@@ -247,7 +247,7 @@ def test_memory_has_a_row_of_it(registered, tmp_path, capsys):
     config = GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=11, n_positions=16)
     config.save_pretrained(tmp_path)
     assert main(["coverage", str(tmp_path), "--memory", "--json"]) == 0
-    rows = {row["setting"]: row for row in json.loads(capsys.readouterr().out)}
+    rows = {row["setting"]: row for row in json.loads(capsys.readouterr().out)["memory"]}
     assert list(rows)[-1] == NAME and "adafisher" not in rows
     assert rows[NAME]["bytes"] * 2 == rows["AdamW"]["bytes"]
     assert rows[NAME]["per_parameter"] == 4.0
@@ -266,7 +266,11 @@ def test_memory_says_if_it_cannot_know(tmp_path, capsys):
         assert main(["coverage", str(tmp_path), "--memory"]) == 0
         assert capsys.readouterr().out.splitlines()[-1].split() == [NAME, "not", "known"]
         assert main(["coverage", str(tmp_path), "--memory", "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)[-1] == {"setting": NAME, "bytes": None, "per_parameter": None}
+        assert json.loads(capsys.readouterr().out)["memory"][-1] == {
+            "setting": NAME,
+            "bytes": None,
+            "per_parameter": None,
+        }
     finally:
         unregister_optimizer(NAME)
 

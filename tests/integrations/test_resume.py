@@ -86,6 +86,17 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path, optim_args, dtype):
     ]
 
 
+def test_a_resumed_run_with_codes_of_eight_bits_ends_in_the_same_bits(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    args = f"{DIAGONAL},state_dtype=int8"
+    whole, resumed = (trainer_of(tmp_path, llama(seed, hidden_size=64), optim_args=args) for seed in (0, 5))
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    found = result(whole)
+    assert found["exp_avg of model.embed_tokens.weight"].dtype == torch.uint8
+    assert_same(found, result(resumed))
+
+
 def test_a_dtype_change_of_nothing_changes_nothing(tmp_path):
     ends = []
     for touch in (lambda model: model, lambda model: model.to(torch.bfloat16).cpu()):

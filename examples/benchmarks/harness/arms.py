@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 from peft import PeftModel
-from peft.optimizers import create_loraplus_optimizer
+from peft.optimizers import create_loraplus_optimizer, create_riemannian_optimizer
 from torch import nn
 from transformers import Adafactor
 
@@ -24,6 +24,7 @@ from .roles import tables
 
 WEIGHT_DECAY = 0.1
 BETA2 = 0.95
+RATIOS = (1.0, 4.0, 16.0, 64.0)
 
 Groups = list[dict[str, Any]]
 Build = Callable[..., torch.optim.Optimizer]
@@ -50,6 +51,7 @@ class Arm:
         finds_tables: the optimizer knows tables and heads by itself, and takes the ratio as ``vocabulary_lr``.
         momentum: under which name ``make`` takes the momentum.
         momenta: what it may be.
+        ratios: what the ratio may be.
         start: where tuning begins.
     """
 
@@ -60,6 +62,7 @@ class Arm:
     finds_tables: bool = False
     momentum: str = ""
     momenta: tuple[Any, ...] = (None,)
+    ratios: tuple[float, ...] = RATIOS
     start: Point = Point(3e-3, None, 4.0)
 
     def describe(self) -> dict[str, Any]:
@@ -115,6 +118,24 @@ def loraplus(groups: Groups, model: nn.Module, *, ratio: float, **knobs: Any) ->
         loraplus_weight_decay=WEIGHT_DECAY,
         **knobs,
     )
+
+
+def adamw_8bit(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
+    from bitsandbytes.optim import AdamW8bit  # type: ignore[attr-defined]
+
+    return AdamW8bit(groups, **knobs)
+
+
+def riemannian(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
+    """AdamW on gradients that the Gram of the other factor has divided. The groups are PEFT's own."""
+    return create_riemannian_optimizer(cast(PeftModel, model), torch.optim.AdamW, weight_decay=WEIGHT_DECAY, **knobs)
+
+
+def lorarite(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:
+    """The groups are its own: it pairs factors by their order."""
+    from .peers.lorarite import LoraRite
+
+    return LoraRite(model, weight_decay=WEIGHT_DECAY, **knobs)
 
 
 def soap(groups: Groups, model: nn.Module, **knobs: Any) -> torch.optim.Optimizer:

@@ -7,8 +7,10 @@ from typing import Any
 
 from errors import InputError
 
-from .finetuning import FineTuning, digits, headlines
+from .finetuning import FineTuning
 from .gpt2 import HEAD, small_gpt2
+from .materials.translation import headlines
+from .materials.vision import digits
 from .news import NewsProblem
 from .problem import Problem
 from .sources import PythonProblem

@@ -17,11 +17,17 @@ class Scores(NamedTuple):
         loss: the mean.
         accuracy: where it is counted, the share of right predictions.
         shifted: where there is such text, the mean loss on text of another kind than the training text's.
+        f1: of classes, the mean over them.
+        exact: of texts, the share that is right from the first to the last token.
+        calibration: where it is counted, the error of the confidence.
     """
 
     loss: float
     accuracy: float | None = None
     shifted: float | None = None
+    f1: float | None = None
+    exact: float | None = None
+    calibration: float | None = None
 
 
 class Problem(Protocol):

@@ -24,9 +24,9 @@ def quality_table(standings: Standings, baseline: str, rival: str, steps: int) -
         [
             name,
             str(standing.point),
-            _mean(_losses(standing.finals)),
+            mean(_losses(standing.finals)),
             _less(standings, name, rival, _loss),
-            _mean(_losses(standing.equal_time)),
+            mean(_losses(standing.equal_time)),
         ]
         for name, standing in standings.items()
     ]
@@ -38,8 +38,8 @@ def rivals_table(standings: Standings, ours: str) -> str:
     rows = [
         [
             name,
-            _shown(_between(standings[ours].finals, standing.finals, _loss)),
-            _shown(_between(standings[ours].equal_time, standing.equal_time, _loss)),
+            shown(paired(standings[ours].finals, standing.finals, _loss)),
+            shown(paired(standings[ours].equal_time, standing.equal_time, _loss)),
         ]
         for name, standing in standings.items()
         if name != ours
@@ -57,7 +57,7 @@ def second_table(standings: Standings, rival: str) -> str:
             rows = [
                 [
                     name,
-                    _mean(_numbers(standing.finals, measure), digits),
+                    mean(_numbers(standing.finals, measure), digits),
                     _less(standings, name, rival, measure, digits),
                 ]
                 for name, standing in standings.items()
@@ -78,7 +78,7 @@ def cost_table(standings: Standings, baseline: str, rival: str, steps: int) -> s
     rows = [
         [
             name,
-            *(_reached(standings, name, other, steps) for other in (baseline, rival)),
+            *(reached(standings, name, other, steps) for other in (baseline, rival)),
             "; ".join(filter(None, (_pace(standings, name, other, steps) for other in (baseline, rival)))),
             f"{standing.finals[0].state_bytes_per_parameter:.2f}" if standing.finals else "",
         ]
@@ -131,11 +131,13 @@ def _numbers(runs: Sequence[Run], measure: Callable[[Run], float | None]) -> lis
     return [number for number in numbers if number is not None]
 
 
-def _mean(numbers: Sequence[float], digits: int = 3) -> str:
+def mean(numbers: Sequence[float], digits: int = 3) -> str:
+    """A mean with its standard error, for a cell; nothing where there are no numbers."""
     return estimate(numbers).shown(digits) if numbers else ""
 
 
-def _between(runs: Sequence[Run], others: Sequence[Run], measure: Callable[[Run], float | None]) -> Estimate | None:
+def paired(runs: Sequence[Run], others: Sequence[Run], measure: Callable[[Run], float | None]) -> Estimate | None:
+    """Runs less others, seed by seed; None where one of both is not known."""
     ours, theirs = _numbers(runs, measure), _numbers(others, measure)
     return difference(ours, theirs) if ours and len(ours) == len(theirs) else None
 
@@ -143,17 +145,18 @@ def _between(runs: Sequence[Run], others: Sequence[Run], measure: Callable[[Run]
 def _less(standings: Standings, name: str, rival: str, measure: Callable[[Run], float | None], digits: int = 3) -> str:
     if name == rival or rival not in standings:
         return ""
-    return _shown(_between(standings[name].finals, standings[rival].finals, measure), digits)
+    return shown(paired(standings[name].finals, standings[rival].finals, measure), digits)
 
 
-def _shown(between: Estimate | None, digits: int = 3) -> str:
-    """With a star where it counts."""
+def shown(between: Estimate | None, digits: int = 3) -> str:
+    """A difference for a cell, with a star where it counts."""
     if between is None:
         return ""
     return between.shown(digits, signed=True) + (" *" if between.counts() else "")
 
 
-def _reached(standings: Standings, name: str, other: str, steps: int) -> str:
+def reached(standings: Standings, name: str, other: str, steps: int) -> str:
+    """For a cell: the shortest schedule that ends at another arm's loss, and its time where it is known."""
     standing, rival = standings[name], standings.get(other)
     if rival is None or not (name == other or other in standing.steps_to):
         return ""

@@ -1,98 +1,135 @@
-"""The tables of a benchmark of fine-tuning, in which an arm tunes its learning rate alone."""
+"""The tables of a benchmark of fine-tuning: those of a task, and one over all tasks."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 from tables import markdown
 
 from .arms import rate
+from .rankings import Standings, mean, paired, reached, shown
 from .runner import Run
-from .timing import Timing
-from .tuning import best
+from .standing import Standing
+from .tasks import Metric, Task
+
+METRICS: dict[Metric, str] = {"accuracy": "accuracy, %", "f1": "macro F1, %", "exact": "exact match, %"}
 
 
-@dataclass
-class Result:
-    """What is known of an arm.
-
-    Attributes:
-        tuning: losses on the tuning split by learning rate.
-        finals: runs at the best one, a run a seed.
-        timing: of its steps.
-    """
-
-    tuning: dict[float, float]
-    finals: Sequence[Run] = ()
-    timing: Timing | None = None
-
-    @property
-    def lr(self) -> float:
-        return best(self.tuning)
-
-    def usable_rates(self, close: float) -> tuple[float, float]:
-        """The learning rates around the best one whose tuning loss is within ``close`` of it."""
-        rates = list(self.tuning)
-        low = high = rates.index(self.lr)
-        limit = self.tuning[self.lr] + close
-        while low > 0 and self.tuning[rates[low - 1]] <= limit:
-            low -= 1
-        while high + 1 < len(rates) and self.tuning[rates[high + 1]] <= limit:
-            high += 1
-        return rates[low], rates[high]
-
-
-def finetuning_table(results: Mapping[str, Result], baseline: str, steps: int, close: float) -> str:
-    """Markdown: an arm a row, of a task whose predictions are right or wrong."""
+def quality_table(task: Task, standings: Standings, baseline: str) -> str:
+    """Markdown: an arm a row, by how well it learns."""
+    metric = measure(task.metric)
     header = [
         "arm",
-        "best lr",
-        f"within {close} nats",
+        "lr" + (", r" if "ratio" in task.coordinates else ""),
         "loss",
-        "accuracy, %",
-        f"seeds that end below {baseline}'s",
-        "time / step",
-        "state bytes / parameter",
+        f"less {baseline}'s",
+        METRICS[task.metric],
     ]
-    rows = [[name, *_finetuning_cells(result, results[baseline], steps, close)] for name, result in results.items()]
+    rows = [
+        [
+            name,
+            _setting(task, standing),
+            mean([run.loss for run in standing.finals]),
+            "" if name == baseline else shown(paired(standing.finals, standings[baseline].finals, _loss)),
+            mean(_numbers(standing.finals, metric), 1),
+        ]
+        for name, standing in standings.items()
+    ]
     return markdown(header, rows)
 
 
-def _finetuning_cells(result: Result, baseline: Result, steps: int, close: float) -> list[str]:
-    low, high = result.usable_rates(close)
-    assert result.timing is not None and baseline.timing is not None
-    ahead = sum(run.loss < base.loss for run, base in zip(result.finals, baseline.finals, strict=True))
-    return [
-        rate(result.lr),
-        f"{rate(low)} – {rate(high)}",
-        _mean_and_spread([run.loss for run in result.finals]),
-        _mean_and_spread([100 * run.accuracy for run in result.finals if run.accuracy is not None], digits=1),
-        "" if result is baseline else f"{ahead} of {len(result.finals)}",
-        f"× {result.timing.seconds(steps) / baseline.timing.seconds(steps):.2f}",
-        f"{result.finals[0].state_bytes_per_parameter:.2f}",
-    ]
-
-
-def tuning_table(results: Mapping[str, Result]) -> str:
-    """Markdown: the loss on the tuning split of every arm at every learning rate that was tried."""
-    rates = sorted({lr for result in results.values() for lr in result.tuning})
+def cost_table(task: Task, standings: Standings, baseline: str) -> str:
+    """Markdown: an arm a row, by how sure it is and what it takes."""
+    header = ["arm", "calibration error, %", f"steps to {baseline}'s loss", "time a step", "state bytes / parameter"]
     rows = [
-        [name, *(_loss(result.tuning[lr]) if lr in result.tuning else "" for lr in rates)]
-        for name, result in results.items()
+        [
+            name,
+            mean(_numbers(standing.finals, measure("calibration")), 1),
+            reached(standings, name, baseline, task.steps),
+            _pace(standing, standings[baseline]),
+            f"{standing.finals[0].state_bytes_per_parameter:.2f}" if standing.finals else "",
+        ]
+        for name, standing in standings.items()
     ]
+    return markdown(header, rows)
+
+
+def tuning_table(standings: Standings) -> str:
+    """Markdown: the best tuning loss of every arm at every learning rate that it tried."""
+    tried = {name: _by_rate(standing) for name, standing in standings.items()}
+    rates = sorted({lr for losses in tried.values() for lr in losses})
+    rows = [[name, *(_number(losses.get(lr)) for lr in rates)] for name, losses in tried.items()]
     return markdown(["tuning loss at lr", *map(rate, rates)], rows)
 
 
-def _mean_and_spread(numbers: Sequence[float], digits: int = 3) -> str:
-    if not numbers:
+def overall_table(tasks: Mapping[str, tuple[Task, Standings]], baseline: str) -> str:
+    """Markdown: an arm a row, over all tasks that it was in.
+
+    The rank is by loss among the arms of a task; better and worse: than the baseline by more than twice the standard
+    error of the difference.
+    """
+    arms = list(dict.fromkeys(name for _, standings in tasks.values() for name in standings))
+    header = ["arm", "mean rank", "better", "worse", f"mean loss less {baseline}'s"]
+    return markdown(header, [[name, *_overall(name, tasks, baseline)] for name in arms])
+
+
+def _overall(name: str, tasks: Mapping[str, tuple[Task, Standings]], baseline: str) -> list[str]:
+    ranks, gains = [], []
+    for _, standings in tasks.values():
+        if name in standings and all(standing.finals for standing in standings.values()):
+            ranks.append(1 + sum(other.mean_loss < standings[name].mean_loss for other in standings.values()))
+            gains.append(paired(standings[name].finals, standings[baseline].finals, _loss))
+    found = [gain for gain in gains if gain is not None and math.isfinite(gain.mean)]
+    if not found:
+        return [""] * 4
+    better = sum(gain.counts() and gain.mean < 0 for gain in found)
+    worse = sum(gain.counts() and gain.mean > 0 for gain in found) + len(gains) - len(found)
+    if name == baseline:
+        return [f"{statistics.mean(ranks):.1f}", "", "", ""]
+    of = f" of {len(gains)}"
+    average = f"{statistics.mean(gain.mean for gain in found):+.3f}"
+    return [f"{statistics.mean(ranks):.1f}", f"{better}{of}", f"{worse}{of}", average]
+
+
+def measure(name: str) -> Callable[[Run], float | None]:
+    """A number of a run, in percent."""
+
+    def in_percent(run: Run) -> float | None:
+        value: float | None = getattr(run, name)
+        return None if value is None else 100 * value
+
+    return in_percent
+
+
+def _setting(task: Task, standing: Standing) -> str:
+    point = standing.point
+    return f"{rate(point.lr)}, {point.ratio:g}" if "ratio" in task.coordinates else rate(point.lr)
+
+
+def _pace(standing: Standing, baseline: Standing) -> str:
+    if standing.timing is None or baseline.timing is None:
         return ""
-    if not all(map(math.isfinite, numbers)):
-        return "diverged"
-    return f"{statistics.mean(numbers):.{digits}f} ± {(max(numbers) - min(numbers)) / 2:.{digits}f}"
+    return f"× {standing.timing.steady / baseline.timing.steady:.2f}"
 
 
-def _loss(loss: float) -> str:
+def _by_rate(standing: Standing) -> dict[float, float]:
+    losses: dict[float, float] = {}
+    for point, loss in standing.tried.items():
+        losses[point.lr] = min(loss, losses.get(point.lr, math.inf))
+    return losses
+
+
+def _numbers(runs: Sequence[Run], number: Callable[[Run], float | None]) -> list[float]:
+    return [value for value in map(number, runs) if value is not None]
+
+
+def _loss(run: Run) -> float:
+    return run.loss
+
+
+def _number(loss: float | None) -> str:
+    if loss is None:
+        return ""
     return f"{loss:.3f}" if math.isfinite(loss) else "diverged"

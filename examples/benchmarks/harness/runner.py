@@ -26,7 +26,7 @@ class Run:
     """What is kept of a run. ``final``, a loss, is None where it diverged: infinity is not JSON.
 
     Attributes:
-        shifted: the loss on text of another kind than the training text's.
+        accuracy: this and what follows are ``Scores``' at the end.
     """
 
     curve: list[tuple[int, float]]
@@ -35,6 +35,9 @@ class Run:
     state_bytes_per_parameter: float
     accuracy: float | None = None
     shifted: float | None = None
+    f1: float | None = None
+    exact: float | None = None
+    calibration: float | None = None
 
     @property
     def loss(self) -> float:
@@ -110,8 +113,7 @@ def train(
         final=scores.loss if reached_the_end else None,
         step_ms=1e3 * training.seconds / training.steps_done,
         state_bytes_per_parameter=training.state_bytes_per_parameter(),
-        accuracy=scores.accuracy if reached_the_end else None,
-        shifted=scores.shifted if reached_the_end else None,
+        **{name: value for name, value in scores._asdict().items() if name != "loss" and reached_the_end},
     )
 
 

@@ -75,14 +75,16 @@ def time_arms(
 def read_timings(
     problem: Problem, arms: Sequence[Arm], path: Path, steps: int | None = None
 ) -> dict[str, Timing] | None:
-    """What the file of an earlier call for the same arms says."""
+    """What the file of an earlier call says, for these arms or for these and others."""
     if not path.exists():
         return None
     stored = json.loads(path.read_text())
     # Through JSON, which turns tuples into lists.
-    if stored["question"] != json.loads(json.dumps(_question(problem, arms, STEPS if steps is None else steps))):
+    asked = json.loads(json.dumps(_question(problem, arms, STEPS if steps is None else steps)))
+    known = {**stored["question"], "arms": [arm for arm in asked["arms"] if arm in stored["question"]["arms"]]}
+    if known != asked:
         return None
-    return {name: Timing(**values) for name, values in stored["timings"].items()}
+    return {arm.name: Timing(**stored["timings"][arm.name]) for arm in arms}
 
 
 def _question(problem: Problem, arms: Sequence[Arm], steps: int) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from typing import Any
 from .arms import Arm, Point
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 6e-3, 1e-2, 2e-2, 3e-2, 6e-2, 1e-1, 3e-1)
-RATIOS = (1.0, 4.0, 16.0, 64.0)
 COORDINATES = ("lr", "momentum", "ratio", "lr")
 USUAL_RUNS = 2.5  # a coordinate, of an arm that starts near its best
 
@@ -22,7 +21,7 @@ Search = Generator[list[Point], list[float], dict[Point, float]]
 
 def tune(arm: Arm, start: Point, coordinates: Sequence[str] = COORDINATES) -> Search:
     """Yields points, is sent the loss at each, and returns the losses of all points."""
-    ladders: dict[str, Sequence[Any]] = {"lr": RATES, "momentum": arm.momenta, "ratio": RATIOS}
+    ladders: dict[str, Sequence[Any]] = {"lr": RATES, "momentum": arm.momenta, "ratio": arm.ratios}
     losses: dict[Point, float] = {}
     point = start
     for name in coordinates:

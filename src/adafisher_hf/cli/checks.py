@@ -70,12 +70,13 @@ def _looked_at(what: str, look: Callable[[], str]) -> Finding:
 
 
 def _needed() -> dict[str, Requirement]:
-    """What the package asks for, extras included; of a source tree that is not installed nothing is known."""
+    """What the package asks for, before what an extra asks; of a source tree that is not installed nothing is known."""
     try:
         lines = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
         return {}
-    return {requirement.name: requirement for requirement in map(Requirement, lines)}
+    requirements = sorted(map(Requirement, lines), key=lambda requirement: requirement.marker is None)
+    return {requirement.name: requirement for requirement in requirements}
 
 
 def _version(package: str, needed: Requirement | None) -> Finding:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..insight.coverage import CoverageRow, KindShare
     from ..insight.memory import MemoryRow, Setting
+    from ..integrations.entries import OptimizerEntry
 
 COMPARED = "adafisherw"  # the optimizer whose settings have rows of their own
 
@@ -36,7 +37,7 @@ def add_command(commands: Any) -> None:
     )
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--summary", action="store_true", help="only the shares by kind")
-    shown.add_argument("--memory", action="store_true", help="bytes of optimizer state instead, beside AdamW's")
+    shown.add_argument("--memory", action="store_true", help="bytes of optimizer state instead, beside others'")
     parser.add_argument(
         "--optim_args",
         metavar="ARGS",
@@ -165,15 +166,25 @@ def _settings(model: nn.Module, optim_args: str | None) -> list[Setting]:
     An optimizer with the options of COMPARED stores the same.
     """
     from ..insight.memory import SETTINGS, Setting
-    from ..integrations.entries import OPTIMIZERS, OptimizerEntry
+    from ..integrations.entries import OPTIMIZERS
 
     def setting(name: str, entry: OptimizerEntry, optim_args: str | None = None) -> Setting:
         knobs = entry.config.from_optim_args(optim_args).to_dict()
         return Setting(name, entry.load(), {**({"network": model} if entry.needs_model else {}), "lr": 1e-3, **knobs})
 
     compared = OPTIMIZERS.get(COMPARED)
+    installed = [entry for entry in OPTIMIZERS.values() if _is_installed(entry)]
     if compared is None:
-        return [setting(entry.name, entry) for entry in OPTIMIZERS.values()]
-    others = [entry for entry in OPTIMIZERS.values() if entry.config is not compared.config]
+        return [setting(entry.name, entry) for entry in installed]
+    others = [entry for entry in installed if entry.config is not compared.config]
     settings = [setting(text, compared, text) for text in SETTINGS] + [setting(entry.name, entry) for entry in others]
     return settings if optim_args is None else [*settings, setting(optim_args, compared, optim_args)]
+
+
+def _is_installed(entry: OptimizerEntry) -> bool:
+    """Whether the packages are there that an optimizer needs."""
+    try:
+        entry.load()
+    except ImportError:
+        return False
+    return True

@@ -16,7 +16,7 @@ from .knobs import Interval, Text, checked, knob, knobs_of, shown
 CONFIG_NAME = "adafisher_config.json"
 
 SECOND_MOMENTS = ("factors", "rotated")
-STATE_DTYPES = ("float32", "bfloat16")
+STATE_DTYPES = ("float32", "bfloat16", "int8")
 ROUNDINGS = ("kahan", "nearest")
 ADAPTERS = ("factors", "pair")
 
@@ -121,14 +121,24 @@ class AdaFisherConfig(OptimizerConfig):
         "as many tokens as it has rows)",
     )
     estimator: str = knob(
-        "empirical", estimator_names, "of S: empirical takes the training loss's own gradients", fixed=True
+        "empirical",
+        estimator_names,
+        "of S: empirical takes the training loss's own gradients, improved divides each token's by that of its logits, "
+        "sampled draws labels from the model (a backward pass more a refresh)",
+        fixed=True,
     )
     state_dtype: str = knob(
         "float32",
         STATE_DTYPES,
-        "of the momentum and of rotated second moments (float64 for float64 parameters if float32 is asked for); "
-        "all else is float32 at least",
+        "of the momentum and of rotated second moments (float64 for float64 parameters if float32 is asked for); int8: "
+        "of the momentum alone, in blocks, by bitsandbytes; all else is float32 at least",
         fixed=True,
+    )
+    gradient_release: bool = knob(
+        False,
+        (True, False),
+        "diagonal: take each parameter's step in the backward pass and free its gradient (one process, no clipping, "
+        "no accumulation, no loss scaler)",
     )
     rounding: str = knob(
         "kahan",
@@ -145,6 +155,8 @@ class AdaFisherConfig(OptimizerConfig):
                 f"{name}={shown(getattr(self, name), quoted=False)} has no effect with mode={self.mode!r}, "
                 f"structure={self.structure!r}: it belongs to {users_of(name)}, leave it out"
             )
+        if self.gradient_release and self.takes_pairs:
+            raise ValueError("gradient_release steps one factor at a time, lora='pair' both at once: leave one out")
 
     def resolved(self) -> AdaFisherConfig:
         """The same with the defaults of its mode and structure in place of None."""

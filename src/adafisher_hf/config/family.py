@@ -1,7 +1,8 @@
-"""The options of the related optimizers: FAdamConfig, SIRFShampooConfig, AdamQLRConfig."""
+"""The options of the related optimizers, and of the two baselines: Muon and SOAP."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +13,9 @@ STRUCTURES = ("dense", "diagonal")
 TENSORS = ("ways", "matrix")
 STATE_DTYPES = ("float32", "bfloat16")
 ROUNDINGS = ("kahan", "nearest")
+
+MUON_STEPS = 100  # torch's own takes fewer
+SOAP_BETAS = (0.95, 0.95)
 
 POSITIVE = Interval(0, open_low=True)
 DECAY = Interval(0, 1)
@@ -24,6 +28,10 @@ def _rounding() -> Any:
         ROUNDINGS,
         "of half-precision weights: kahan keeps what rounding cuts off in one more half-precision buffer",
     )
+
+
+def _vocabulary_lr() -> Any:
+    return knob(1.0, POSITIVE, "embeddings and output heads learn at this multiple of the learning rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,3 +89,46 @@ class AdamQLRConfig(OptimizerConfig):
     beta2: float = knob(0.999, DECAY, "decay of the second moment; the Trainer gives adam_beta2")
     eps: float = knob(1e-8, POSITIVE, "added to its root; the Trainer gives adam_epsilon")
     rounding: str = _rounding()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MuonConfig(OptimizerConfig):
+    """The knobs of Muon, apart from learning rate and weight decay; as ``OptimizerConfig``."""
+
+    file_name: ClassVar[str] = "muon_config.json"
+    title: ClassVar[str] = "Muon config"
+
+    momentum: float = knob(0.95, DECAY, "μ, of the hidden matrices")
+    nesterov: bool = knob(True, (True, False), "whether this momentum looks one step ahead")
+    ns_steps: int = knob(5, Interval(1, MUON_STEPS), "Newton-Schulz steps")
+    vocabulary_lr: float = _vocabulary_lr()
+    beta1: float = knob(0.9, DECAY, "of AdamW, for all that is no hidden matrix; the Trainer gives adam_beta1")
+    beta2: float = knob(0.999, DECAY, "of AdamW; the Trainer gives adam_beta2")
+    eps: float = knob(1e-8, POSITIVE, "of AdamW; the Trainer gives adam_epsilon")
+    rounding: str = _rounding()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SOAPConfig(OptimizerConfig):
+    """The knobs of SOAP, apart from learning rate and weight decay; as ``OptimizerConfig``."""
+
+    file_name: ClassVar[str] = "soap_config.json"
+    title: ClassVar[str] = "SOAP config"
+
+    beta1: float | None = knob(None, DECAY, "decay of the momentum; none: 0.95, or adam_beta1 where that is not 0.9")
+    beta2: float | None = knob(
+        None, DECAY, "decay of the second moment; none: 0.95, or adam_beta2 where that is not 0.999"
+    )
+    shampoo_beta: float | None = knob(None, DECAY, "decay of the factors; none: beta2")
+    eps: float = knob(1e-8, POSITIVE, "added to the root of the second moment; the Trainer gives adam_epsilon")
+    precondition_frequency: int = knob(10, Interval(1), "steps between two turns of the bases")
+    max_precondition_dim: int = knob(10000, Interval(1), "a side longer than this has no basis of its own")
+    vocabulary_lr: float = _vocabulary_lr()
+
+    def resolved(self) -> SOAPConfig:
+        """The same with a number in place of every None."""
+        beta1, beta2 = (
+            own if given is None else given for given, own in zip((self.beta1, self.beta2), SOAP_BETAS, strict=True)
+        )
+        shampoo_beta = beta2 if self.shampoo_beta is None else self.shampoo_beta
+        return dataclasses.replace(self, beta1=beta1, beta2=beta2, shampoo_beta=shampoo_beta)

@@ -23,7 +23,7 @@ def listed(params: Iterable | nn.Module) -> Sequence:
     """
     if isinstance(params, nn.Module):
         params = [item for item in params.named_parameters() if item[1].requires_grad]
-    given = [{**item, "params": _as_list(item["params"])} if isinstance(item, dict) else item for item in list(params)]
+    given = [{**item, "params": as_list(item["params"])} if isinstance(item, dict) else item for item in list(params)]
     nested = [item["params"] if isinstance(item, dict) else [item] for item in given]
     tensors = [item[1] if isinstance(item, tuple) else item for inner in nested for item in inner]
     if not any(tensor.requires_grad for tensor in tensors):
@@ -108,5 +108,6 @@ def _number(value: float | Tensor) -> float:
         return math.nan
 
 
-def _as_list(params: Any) -> list:
+def as_list(params: Any) -> list:
+    """The ``params`` of a group, also where they are a single one."""
     return [params] if isinstance(params, Tensor) else list(params)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import weakref
@@ -13,13 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ..config.family import AdamQLRConfig
 from ..layers import accumulation_dtype
-from ..ranks import check_wrapping, is_sharded, mean_over_ranks, zeros_like
+from ..ranks import is_sharded, mean_over_ranks, zeros_like
 from .base import FamilyOptimizer, State
 from .curvature import ForwardProduct
+from .model import MadeWithModel, model_of
 from .passes import ForwardPass, Randomness, Recorder, loss_now
 
 logger = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ LEAST_DAMPING = 1e-8
 MUCH_DECAY = 0.01  # of every weight, at every step
 
 
-class AdamQLR(FamilyOptimizer):
+class AdamQLR(MadeWithModel, FamilyOptimizer):
     """AdamQLR (arXiv 2310.14963, ICML 2024): Adam, with K-FAC's choice of learning rate and damping.
 
     With Adam's direction d = -m̂ / (√v̂ + ε) and the Gauss-Newton matrix C = Jᵀ H J of the batch::
@@ -72,7 +71,7 @@ class AdamQLR(FamilyOptimizer):
         weight_decay: float = 0.0,
         **knobs: Any,
     ) -> None:
-        self.model = _the_model(model if model is not None else network, params)
+        self.model = model_of(params, (model, network), "AdamQLR needs the model to run it again")
         self._recorder, self._product = Recorder(self.model), ForwardProduct(self.model)
         self._passes: list[ForwardPass] = []
         self._figures: dict[str, float] = {}
@@ -159,14 +158,6 @@ class AdamQLR(FamilyOptimizer):
     def close(self) -> None:
         """Takes the hooks off the model; after that only closures are left."""
         self._recorder.close()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> AdamQLR:
-        """A copy on a copy of the model."""
-        model = copy.deepcopy(self.model, memo)
-        groups = [{**group, "params": copy.deepcopy(group["params"], memo)} for group in self.param_groups]
-        twin = type(self)(groups, model=model, **self.config.to_dict())
-        twin.load_state_dict(self.state_dict())
-        return twin
 
     # The parts of a step ----------------------------------------------------------------------------------------------
 
@@ -283,16 +274,3 @@ class AdamQLR(FamilyOptimizer):
         finally:
             for param, grad in kept:
                 param.grad = grad
-
-
-def _the_model(model: nn.Module | None, params: Any) -> nn.Module:
-    if model is None and isinstance(params, nn.Module):
-        model = params
-    if model is None:
-        raise ValueError("AdamQLR needs the model to run it again: pass model=model")
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be the torch module that owns the parameters, not {model!r}")
-    # Its own forward pass would wait for gradients that never come.
-    model = model.module if isinstance(model, DistributedDataParallel) else model
-    check_wrapping(model)
-    return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -164,19 +164,7 @@ class FamilyOptimizer(torch.optim.Optimizer):
         return not real
 
     def _check_saved(self, saved: dict[str, Any]) -> None:
-        name = type(self).__name__
-        groups = saved.get("param_groups") if isinstance(saved, dict) else None
-        if not isinstance(groups, list) or not isinstance(saved.get("state"), dict):
-            raise ValueError("no optimizer state: optimizer.state_dict() makes one")
-        found = {group.get("optimizer") for group in groups}
-        if found != {self.name}:
-            raise ValueError(
-                f"this optimizer state was not saved by {name}: resume with the optimizer that saved it, or start a "
-                "new run from the checkpoint's weights"
-            )
-        counts = [[len(group["params"]) for group in some] for some in (groups, self.param_groups)]
-        if counts[0] != counts[1]:
-            raise ValueError(f"this optimizer state has groups of {counts[0]} parameters, {name} has {counts[1]}")
+        check_groups(saved, self.param_groups, self.name, type(self).__name__)
         for group, param, state in self._pairs(saved):
             self._check_fit(param, state, self._first_state(param, group, torch.device("meta")))
 
@@ -206,6 +194,31 @@ class FamilyOptimizer(torch.optim.Optimizer):
 
     def _config_of(self, options: dict[str, Any]) -> OptimizerConfig:
         return self.config_class(**{name: options[name] for name in knobs_of(self.config_class)})
+
+
+def check_groups(saved: Any, groups: Sequence[dict[str, Any]], name: str, title: str) -> None:
+    """Checks that a state is one of the same optimizer, with as many parameters.
+
+    Args:
+        saved: a ``state_dict()``, or whatever was found in its place.
+        groups: of the optimizer that is to take it.
+        name: that its groups have as ``optimizer``.
+        title: of its class, for the errors.
+
+    Raises:
+        ValueError: it is not.
+    """
+    found = saved.get("param_groups") if isinstance(saved, dict) else None
+    if not isinstance(found, list) or not isinstance(saved.get("state"), dict):
+        raise ValueError("no optimizer state: optimizer.state_dict() makes one")
+    if {group.get("optimizer") for group in found} != {name}:
+        raise ValueError(
+            f"this optimizer state was not saved by {title}: resume with the optimizer that saved it, or start a "
+            "new run from the checkpoint's weights"
+        )
+    counts = [[len(group["params"]) for group in some] for some in (found, groups)]
+    if counts[0] != counts[1]:
+        raise ValueError(f"this optimizer state has groups of {counts[0]} parameters, {title} has {counts[1]}")
 
 
 def _described(state: State) -> dict[str, str]:

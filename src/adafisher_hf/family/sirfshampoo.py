@@ -24,8 +24,9 @@ class SIRFShampoo(FamilyOptimizer):
         m_n ← α₂ m_n + (1 - α₂) ½ [ G̃_(n) G̃_(n)ᵀ / Π_{j≠n} d_j + λ Π_{j≠n} tr(K_jᵀ K_j)/d_j · K_nᵀ K_n - I ]
         K_n ← K_n (I - β₂ m_n / max(1, ‖m_n‖));   u = G ×_n K_n K_nᵀ + κ θ;   v ← α₁ v + u;   θ ← θ - lr v
 
-    K = I and m = 0 at the start, factors every T steps. A way longer than ``max_factor_dim`` has the diagonal of all
-    this. ``structure="diagonal"`` has one k for each element of the tensor instead::
+    K = I and m = 0 at the start, factors every T steps. A way of size 1 has no factor, one longer than
+    ``max_factor_dim`` has the diagonal of all this. ``structure="diagonal"`` has one k for each element of the tensor
+    instead::
 
         m ← α₂ m + (1 - α₂) ½ (B g² k² + λ k² - 1);   k ← k (1 - β₂ m / max(1, ‖m‖));   u = g k² + κ θ
 
@@ -162,10 +163,9 @@ FORMS: dict[str, Any] = {"dense": Kronecker, "diagonal": Elementwise}
 
 
 def ways_of(shape: torch.Size, tensors: str) -> tuple[int, ...]:
-    """The sizes of the ways of a tensor: its own, or those of a matrix; a scalar has one of size 1."""
-    if tensors == "matrix" and len(shape) > 2:
-        return (shape[0], math.prod(shape[1:]))
-    return tuple(shape) or (1,)
+    """The sizes of the ways of a tensor, its own or those of a matrix, without those of 1; there is one at least."""
+    ways = (shape[0], math.prod(shape[1:])) if tensors == "matrix" and len(shape) > 2 else shape
+    return tuple(size for size in ways if size != 1) or (1,)
 
 
 def _kind(factor: Tensor) -> Factor:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .coverage import coverage
+from .others import OTHERS
+
 SETTINGS = (
     "structure=diagonal",
     "structure=diagonal,state_dtype=bfloat16",
+    "structure=diagonal,state_dtype=int8",
     "structure=orthogonal",
     "structure=kronecker",
     "structure=kronecker,state_dtype=bfloat16",
@@ -33,7 +37,7 @@ class Setting(NamedTuple):
 
 
 class MemoryRow(NamedTuple):
-    """The state of one setting: ``optim_args`` of AdaFisherW, AdamW, or the name of another optimizer.
+    """The state of one setting: ``optim_args`` of AdaFisherW, or the name of another optimizer.
 
     ``bytes`` and ``per_parameter`` are None where an optimizer cannot say: it needs the values of a gradient.
     """
@@ -64,22 +68,24 @@ def state_bytes(optimizer_cls: Any, model: nn.Module, **arguments: Any) -> dict[
     finally:
         getattr(optimizer, "close", lambda: None)()
     return {
-        names[parameter]: sum(_bytes(value) for value in state.values() if isinstance(value, Tensor))
+        names[parameter]: sum(map(_bytes, _tensors(state)))
         for parameter, state in optimizer.state.items()
         if parameter in names
     }
 
 
 def compare_settings(model: nn.Module, settings: Iterable[Setting]) -> list[MemoryRow]:
-    """The state of each setting, after that of AdamW (two buffers of the parameter's dtype).
+    """The state of each setting, after those of OTHERS, which are counted by formula.
 
     Args:
         model: on the meta device.
         settings: in the order of the rows.
     """
-    trainable = [parameter for _, parameter in _trainable(model)]
-    numbers = sum(parameter.numel() for parameter in trainable)
-    totals: dict[str, int | None] = {"AdamW": sum(2 * _bytes(parameter) for parameter in trainable)}
+    trainable, roles = _trainable(model), {row.name: row.role for row in coverage(model)}
+    numbers = sum(parameter.numel() for _, parameter in trainable)
+    totals: dict[str, int | None] = {
+        name: sum(of(parameter, roles[own]) for own, parameter in trainable) for name, of in OTHERS.items()
+    }
     for name, cls, arguments in settings:
         totals[name] = _total(cls, model, arguments)
     return [MemoryRow(name, total, None if total is None else total / numbers) for name, total in totals.items()]
@@ -109,6 +115,15 @@ def _make_state(optimizer: Any, parameters: list[Tensor]) -> None:
 
 def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    """Of a state: some optimizers keep lists."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, dict | list | tuple):
+        for value in state.values() if isinstance(state, dict) else state:
+            yield from _tensors(value)
 
 
 def _bytes(tensor: Tensor) -> int:

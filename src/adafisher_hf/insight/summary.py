@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..preconditioners.base import Direction
 from ..ranks import whole
+from ..statistics.block import Block
+from ..update.directions import Directions
 
 SAMPLE = 64  # rows and columns of a parameter that the spread is taken from
 
@@ -53,6 +55,32 @@ class Observed(NamedTuple):
     direction: Direction
     trace_mean: Tensor | None
     lengths: Tensor | None
+
+
+def observe(
+    params: Iterable[tuple[dict[str, Any], Tensor]],
+    blocks: Mapping[int, Block],
+    states: Mapping[Tensor, dict[str, Tensor]],
+    directions: Directions,
+    trace_means: Mapping[int, Tensor | None] | None,
+    lengths: Mapping[int, tuple[Tensor, slice]],
+) -> Iterator[Observed]:
+    """What is known of every parameter that has a state.
+
+    Args:
+        params: with their groups.
+        blocks: by ``id`` of their parameter.
+        states: by parameter.
+        trace_means: mean(F) by ``id`` of the block; None: the divisor says it.
+        lengths: ‖α u‖ of batches, and where the block's are, by ``id`` of the block.
+    """
+    for group, param in params:
+        block, state = blocks[id(param)], states.get(param)
+        if state:
+            direction = directions.whole(block, state, group["damping"])
+            mean = direction.dense() if trace_means is None else trace_means.get(id(block))
+            found, own = lengths.get(id(block), (None, slice(0)))
+            yield Observed(block.name, block.kind, param, direction, mean, None if found is None else found[own])
 
 
 @torch.no_grad()

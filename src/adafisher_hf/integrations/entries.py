@@ -39,6 +39,7 @@ class OptimizerEntry:
             default is None the optimizer chooses, unless the attribute was changed. In place of an attribute: a
             function of TrainingArguments, always asked.
         tag: of the model card.
+        yields: where transformers has an optimizer of its own by this name, that is meant.
     """
 
     name: str
@@ -50,6 +51,7 @@ class OptimizerEntry:
     paper: str = ""
     from_trainer: Mapping[str, FromTrainer] = field(default_factory=dict)
     tag: str = ""
+    yields: bool = False
 
     def load(self) -> type:
         """The class.

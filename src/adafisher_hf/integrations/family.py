@@ -1,10 +1,10 @@
-"""FAMILY: the entries of the related optimizers, with the papers that they are from."""
+"""FAMILY: the entries of the related optimizers and of the baselines, with the papers that they are from."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..config.family import AdamQLRConfig, FAdamConfig, SIRFShampooConfig
+from ..config.family import AdamQLRConfig, FAdamConfig, MuonConfig, SIRFShampooConfig, SOAPConfig
 from .entries import OptimizerEntry
 
 if TYPE_CHECKING:
@@ -36,6 +36,25 @@ ADAMQLR = """\
   booktitle = {International Conference on Machine Learning},
   year      = {2024},
   url       = {https://arxiv.org/abs/2310.14963}
+}
+"""
+MUON = """\
+@misc{jordan2024muon,
+  title  = {Muon: An optimizer for hidden layers in neural networks},
+  author = {Jordan, Keller and Jin, Yuchen and Boza, Vlado and You, Jiacheng and Cesista, Franz and Newhouse, Laker and
+            Bernstein, Jeremy},
+  year   = {2024},
+  url    = {https://kellerjordan.github.io/posts/muon/}
+}
+"""
+SOAP = """\
+@inproceedings{vyas2025soap,
+  title     = {{SOAP}: Improving and Stabilizing {Shampoo} using {Adam}},
+  author    = {Vyas, Nikhil and Morwani, Depen and Zhao, Rosie and Kwun, Mujin and Shapira, Itai and
+               Brandfonbrener, David and Janson, Lucas and Kakade, Sham},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2025},
+  url       = {https://arxiv.org/abs/2409.11321}
 }
 """
 PACKAGE = __name__.rpartition(".integrations.")[0]
@@ -81,5 +100,29 @@ FAMILY = {
         paper="https://arxiv.org/abs/2310.14963",
         from_trainer=ADAM,
         tag="adamqlr",
+    ),
+    "muon": OptimizerEntry(
+        "muon",
+        f"{PACKAGE}.family.muon:Muon",
+        MuonConfig,
+        needs_model=True,
+        refuses=f"{REFUSALS}:refuse_other_shapes",
+        citation=MUON,
+        paper="https://kellerjordan.github.io/posts/muon/",
+        from_trainer=ADAM,
+        tag="muon",
+        yields=True,
+    ),
+    "soap": OptimizerEntry(
+        "soap",
+        f"{PACKAGE}.family.soap:SOAP",
+        SOAPConfig,
+        needs_model=True,
+        refuses=f"{REFUSALS}:refuse_shards",
+        citation=SOAP,
+        paper="https://arxiv.org/abs/2409.11321",
+        from_trainer=ADAM,
+        tag="soap",
+        yields=True,
     ),
 }

@@ -61,8 +61,13 @@ class Arguments(Patch):
     module = "transformers.training_args"
 
     def apply(self, module: Any) -> None:
-        for name in OPTIMIZERS:
-            self.add(module, name)
+        from ..compat import has_enum_value
+
+        for name, entry in list(OPTIMIZERS.items()):
+            if entry.yields and has_enum_value(module.OptimizerNames, name):
+                del OPTIMIZERS[name]
+            else:
+                self.add(module, name)
         replace(module.TrainingArguments, "__post_init__", with_checked_optim_args)
 
     def undo(self, module: Any) -> None:

@@ -14,6 +14,7 @@ from ..config.adafisher import AdaFisherConfig
 from ..config.base import OptimizerConfig
 from ..config.family import SIRFShampooConfig
 from ..preconditioners import find
+from ..statistics.estimators import make_estimator
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +23,8 @@ def refuse_unsupported(args: TrainingArguments, model: nn.Module | None, config:
     """Checks how training will be distributed.
 
     Raises:
-        ValueError: no model, FSDP1, DeepSpeed ZeRO, DataParallel or tensor parallelism, or what the preconditioner of
-            ``config`` cannot do with sharded parameters or several processes.
+        ValueError: no model, FSDP1, DeepSpeed ZeRO, DataParallel or tensor parallelism, what the preconditioner of
+            ``config`` cannot do with sharded parameters or several processes, or logits that its estimator cannot see.
     """
     name = _name(args)
     if model is None:
@@ -36,6 +37,9 @@ def refuse_unsupported(args: TrainingArguments, model: nn.Module | None, config:
     _refuse_zero(args)
     _refuse_data_parallel(args)
     _refuse_tensor_parallel(args, model)
+    _refuse_hidden_logits(args, config)
+    if config.gradient_release:
+        _refuse_released_gradients(args)
 
 
 def refuse_other_shapes(args: TrainingArguments, model: nn.Module | None, config: OptimizerConfig) -> None:
@@ -47,6 +51,17 @@ def refuse_other_shapes(args: TrainingArguments, model: nn.Module | None, config
     _refuse_fsdp1(args)
     _refuse_zero(args)
     _refuse_tensor_parallel(args, model)
+
+
+def refuse_shards(args: TrainingArguments, model: nn.Module | None, config: OptimizerConfig) -> None:
+    """Refuses what splits parameters in any way.
+
+    Raises:
+        ValueError: FSDP2; or see ``refuse_other_shapes``.
+    """
+    refuse_other_shapes(args, model, config)
+    if fsdp_version(args):
+        raise ValueError(f"optim={_name(args)!r} takes no parameter that FSDP2 has split: use DDP")
 
 
 def refuse_without_batch(args: TrainingArguments, model: nn.Module | None, config: SIRFShampooConfig) -> None:
@@ -109,6 +124,39 @@ def samples_a_step(args: TrainingArguments) -> int | None:
 def _checkpoints_reentrantly(args: TrainingArguments) -> bool:
     options = [getattr(args, f"{kind}_checkpointing_kwargs", None) for kind in ("activation", "gradient")]
     return any(isinstance(given, dict) and given.get("use_reentrant", False) for given in options)
+
+
+def _refuse_hidden_logits(args: TrainingArguments, config: AdaFisherConfig) -> None:
+    estimator = make_estimator(config.estimator)
+    if not (estimator.weighs_tokens or estimator.has_own_pass):
+        return
+    reasons = {
+        "Liger's fused losses have no logits for it: leave use_liger_kernel out": args.use_liger_kernel,
+        "a compiled graph does not show the gradient of the logits: leave torch_compile out": (
+            args.torch_compile and estimator.weighs_tokens
+        ),
+        "reentrant checkpoints allow no second backward pass: set use_reentrant=False": (
+            estimator.has_own_pass and _checkpoints_reentrantly(args)
+        ),
+    }
+    reason = next((reason for reason, applies in reasons.items() if applies), None)
+    if reason is not None:
+        raise ValueError(f"estimator={config.estimator!r}: {reason}")
+
+
+def _refuse_released_gradients(args: TrainingArguments) -> None:
+    """What needs all gradients at once, or more than one backward pass a step."""
+    reasons = {
+        "ranks exchange their gradients after it: train in one process": args.world_size > 1 or fsdp_version(args) > 0,
+        f"max_grad_norm={args.max_grad_norm:g} clips by the norm of all gradients: set max_grad_norm=0": (
+            args.max_grad_norm is not None and args.max_grad_norm > 0
+        ),
+        "it steps at every backward pass: set gradient_accumulation_steps=1": args.gradient_accumulation_steps > 1,
+        "fp16 has a loss scaler, which looks at all gradients before a step: use float32 or bf16": args.fp16,
+    }
+    reason = next((reason for reason, applies in reasons.items() if applies), None)
+    if reason is not None:
+        raise ValueError(f"gradient_release=True: {reason}")
 
 
 def _name(args: TrainingArguments) -> str:

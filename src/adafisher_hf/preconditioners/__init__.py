@@ -42,6 +42,7 @@ COMMON = dict(beta=0.9, nesterov=False)
 BASES = ("max_factor_dim", "basis_interval", "second_moment")  # of dense factors
 PAIRS = ("lora", "pair_damping")  # of adapters
 MATRICES = ("narrow_side", "iteration", "iteration_steps", "orthogonal_exclude")  # of orthogonalised ones
+RELEASE = ("gradient_release",)
 PUBLISHED = dict(damping=1e-3, gamma=0.8, update_warmup=0, token_stride=1, vocabulary_lr=1.0)
 
 PRECONDITIONERS: dict[str, Entry] = {
@@ -50,18 +51,22 @@ PRECONDITIONERS: dict[str, Entry] = {
         defaults=dict(damping=0.1, update_warmup=100, token_stride=1),
         without=(*BASES, *MATRICES),
     ),
-    "kronecker": Entry("kronecker:Kronecker", defaults=dict(damping=0.3, update_warmup=100), without=MATRICES),
+    "kronecker": Entry(
+        "kronecker:Kronecker", defaults=dict(damping=0.3, update_warmup=100), without=(*MATRICES, *RELEASE)
+    ),
     "orthogonal": Entry(
         "orthogonal:Orthogonal",
         defaults=dict(beta=0.8, nesterov=True, damping=0.1, update_warmup=100),
-        without=("second_moment",),
+        without=("second_moment", *RELEASE),
     ),
-    "paper": Entry("paper:Paper", mode="paper", defaults=PUBLISHED, without=(*BASES, *MATRICES, *PAIRS, "beta2")),
+    "paper": Entry(
+        "paper:Paper", mode="paper", defaults=PUBLISHED, without=(*BASES, *MATRICES, *PAIRS, *RELEASE, "beta2")
+    ),
     "reference": Entry(
         "reference:Reference",
         mode="reference",
         defaults=PUBLISHED,
-        without=(*BASES, *MATRICES, *PAIRS, "beta2", "token_stride", "estimator"),
+        without=(*BASES, *MATRICES, *PAIRS, *RELEASE, "beta2", "token_stride", "estimator"),
     ),
 }
 

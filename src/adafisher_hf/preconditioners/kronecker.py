@@ -145,6 +145,11 @@ class Kronecker(Diagonal):
     def refuses(cls, config: Any, *, sharded: bool, ranks: int) -> str | None:
         if sharded and config.second_moment == "rotated":
             return "second_moment=rotated does not work with FSDP2: use second_moment=factors"
+        if config.state_dtype == "int8" and config.second_moment == "rotated":
+            return (
+                "state_dtype=int8 keeps the momentum alone in 8 bits, and second_moment=rotated has a second buffer of "
+                "its size: use second_moment=factors, or state_dtype=bfloat16"
+            )
         return None
 
     def sides(self, layout: Layout) -> Sides:

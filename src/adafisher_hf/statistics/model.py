@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,9 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..compat import drop_hooks, has_unreduced_gradients, in_backward_pass, in_function_transform
-from ..layers import Layout, accumulation_dtype, gradient_layout
-from ..layers.fused import output_dim
-from ..ranks import is_distributed
+from ..layers import accumulation_dtype
+from ..ranks import any_rank, is_distributed, local
 from .block import Block, Wanted
 from .estimators import make_estimator
 from .experts import TAPS, ExpertTap
@@ -187,6 +185,18 @@ class ModelStatistics:
             tap.expected = int(count) or None
         return True
 
+    def saw_anything(self, params: Sequence[Tensor]) -> bool:
+        """Whether there was a backward pass on any rank: one that was measured, or left a gradient that is not 0."""
+        found = self.fired() or any(bool(local(p.grad).any()) for p in params if p.grad is not None)
+        if is_distributed(self.ranks):  # each sees its own rows, or its own part of the model
+            found = any_rank(found, params[0].device, self.ranks)
+        return found
+
+    def end_step(self) -> None:
+        """What came in was used parameter by parameter."""
+        self.has_measured |= self.fired()
+        self.clear()
+
     def clear(self) -> None:
         """Drops what the taps have summed up."""
         for tap in self._taps.values():
@@ -249,12 +259,8 @@ class ModelStatistics:
         return names[len(names) // 2] if names else ""
 
     def _block(self, owners: list[Owner], parameter: Tensor, roles: Roles) -> Block:
-        known = [owner for owner in owners if owner.kind is not None]
-        layouts = [owner.layout for owner in known if owner.layout]
-        layouts = layouts or [_unknown_layout(parameter, owners)]
-        role, fused = roles.of(parameter, layouts[0], owners), roles.fused(owners)
-        layouts = [dataclasses.replace(layout, role=role).split_as(fused) for layout in layouts]
-        taps = [self._tap(owner) for owner in known]
+        layouts = roles.layouts(parameter, owners)
+        taps = [self._tap(owner) for owner in owners if owner.kind is not None]
         for tap, layout in zip(taps, layouts, strict=False):
             tap.want(layout, {getattr(layout, side) for side in self.wanted.sides(layout)})
         name = owners[0].parameter_name if owners else f"parameter {len(self._blocks)}"
@@ -276,12 +282,6 @@ class ModelStatistics:
         assert owner.kind is not None
         arguments = owner.kind, self.gate, self.gate.padding.mask_name(owner.module_name)
         return self.wanted.tap(*arguments) if part is None else ExpertTap(*arguments, part=part)
-
-
-def _unknown_layout(parameter: Tensor, owners: list[Owner]) -> Layout:
-    layout = gradient_layout(parameter, owners[0].module if owners else None)
-    turned = layout.independent and owners
-    return layout.turned_to(output_dim(owners[0].module, owners[0].attribute)) if turned else layout
 
 
 def _begin_forward(

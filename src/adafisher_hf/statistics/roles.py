@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..compat import is_transformers_model, is_tuner_layer
-from ..layers import Layout, Role
-from ..layers.fused import Fused, fused_parts, looks_fused
+from ..layers import Layout, Role, gradient_layout
+from ..layers.fused import Fused, fused_parts, looks_fused, output_dim
 from .owners import Owner
 
 # In the last part of a module's name, outside of a model's numbered layers: what makes the model's own outputs.
@@ -47,6 +48,17 @@ class Roles:
         if role == "hidden" and any(fnmatchcase(name, pattern) for name in names for pattern in self._excluded):
             return "excluded"
         return role
+
+    def layouts(self, parameter: Tensor, owners: Sequence[Owner]) -> list[Layout]:
+        """How a parameter lies over each of its known uses, or over its gradient, with its role and its parts.
+
+        Args:
+            parameter: in its own shape.
+            owners: all modules that hold it.
+        """
+        found = [owner.layout for owner in owners if owner.layout] or [_unknown_layout(parameter, owners)]
+        role, fused = self.of(parameter, found[0], owners), self.fused(owners)
+        return [dataclasses.replace(layout, role=role).split_as(fused) for layout in found]
 
     def unused_patterns(self, owners: Iterable[Sequence[Owner]]) -> list[str]:
         """The patterns that fit no parameter."""
@@ -85,6 +97,12 @@ class Roles:
             return "router" in path
         parents = [".".join(path[:i]) for i, name in enumerate(path) if name in ROUTERS]
         return any(hasattr(self._model.get_submodule(parent), "experts") for parent in parents)
+
+
+def _unknown_layout(parameter: Tensor, owners: Sequence[Owner]) -> Layout:
+    layout = gradient_layout(parameter, owners[0].module if owners else None)
+    turned = layout.independent and owners
+    return layout.turned_to(output_dim(owners[0].module, owners[0].attribute)) if turned else layout
 
 
 def _is_matrix(parameter: Tensor, layout: Layout, owners: Sequence[Owner]) -> bool:

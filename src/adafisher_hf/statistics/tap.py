@@ -38,6 +38,7 @@ class Gate:
         inverse_scale: of the loss scaler, where the preconditioner needs δ without it.
         last_input: the moment that was taken last, and of what.
         token_weights: what the estimator multiplies into δ, (batch, tokens) or (batch,); None: nothing.
+        awaits_weights: the estimator weighs tokens, so there must be weights when a δ arrives.
         awaits_own_pass: S comes from a backward pass of the estimator's; all others are let pass by.
         in_own_pass: that one is running now.
     """
@@ -50,6 +51,7 @@ class Gate:
     inverse_scale: Callable[[], Tensor | float] | None = None
     last_input: LastInput | None = None
     token_weights: Tensor | None = None
+    awaits_weights: bool = False
     awaits_own_pass: bool = False
     in_own_pass: bool = False
 
@@ -61,14 +63,31 @@ class Gate:
     def weights_of(self, tokens: Tensor | int) -> Tensor | None:
         """The estimator's weights: of so many tokens in their order, or of those at the given places; None: all 1.
 
-        A weight of an example is that of all its tokens.
+        A weight of an example is that of all its tokens. What all examples share (a table of positions) has none.
+
+        Raises:
+            ValueError: the gradient of the logits was not seen, or not that of all of them.
         """
-        if self.token_weights is None:
+        if not self.awaits_weights:
             return None
+        if self.token_weights is None:
+            raise ValueError(no_logits("improved"))
         flat = self.token_weights.reshape(-1)
         if isinstance(tokens, Tensor):
             return flat[tokens]
-        return flat.repeat_interleave(tokens // len(flat)) if tokens % len(flat) == 0 else None
+        if tokens < len(flat) and len(flat) % tokens == 0:
+            return None
+        if tokens % len(flat) or (self.token_weights.dim() > 1 and tokens != len(flat)):
+            raise ValueError(f"{no_logits('improved')} (a layer with {tokens} tokens, {len(flat)} rows of logits)")
+        return flat.repeat_interleave(tokens // len(flat))
+
+
+def no_logits(estimator: str) -> str:
+    """Why an estimator cannot work."""
+    return (
+        f"estimator={estimator} needs the logits of all tokens as the model's head makes them, and did not see them: "
+        "switch fused or chunked losses (use_liger_kernel) and torch.compile off, or use estimator=empirical"
+    )
 
 
 class LastInput(NamedTuple):

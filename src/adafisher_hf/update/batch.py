@@ -13,6 +13,7 @@ from torch import Tensor
 from ..compat import foreach_norm
 from ..preconditioners.base import Direction
 from ..ranks import local
+from . import blockwise
 from .shards import Shard
 from .turns import Turn
 
@@ -69,7 +70,8 @@ class Batch:
     Attributes:
         params: the weights, viewed as (stack, rows, cols); updated in place.
         grads: their gradients, same view.
-        exp_avgs: momentum, same view, in the state's dtype or in bfloat16; updated in place.
+        exp_avgs: momentum, same view, in the state's dtype or in bfloat16, or its codes; updated in place.
+        scales: of the codes, same view with a column a block; None where the momentum is no code; updated in place.
         steps: number of gradients seen, shape (); updated in place.
         sigma_sqs: EMA of mean(g²), shape (); updated in place. Empty where the update is not grafted.
         directions: of each block.
@@ -83,6 +85,7 @@ class Batch:
     params: list[Tensor] = field(default_factory=list)
     grads: list[Tensor] = field(default_factory=list)
     exp_avgs: list[Tensor] = field(default_factory=list)
+    scales: list[Tensor | None] = field(default_factory=list)
     steps: list[Tensor] = field(default_factory=list)
     sigma_sqs: list[Tensor] = field(default_factory=list)
     directions: list[Direction] = field(default_factory=list)
@@ -108,10 +111,11 @@ class Batch:
         assert param.grad is not None
         weights = local(param.detach()).reshape(-1)
         grads = shard.views(local(param.grad))
-        compensation = state.get("compensation")
+        compensation, scale = state.get("compensation"), state.get(blockwise.SCALE)
         self.params += shard.views(weights)
         self.grads += grads
         self.exp_avgs += shard.views(local(state["exp_avg"]))
+        self.scales += [None] * len(grads) if scale is None else _scale_views(shard, param, scale)
         self.steps += state["step"].unbind()
         self.sigma_sqs += state["sigma_sq"].unbind() if "sigma_sq" in state else []
         self.directions += direction
@@ -144,6 +148,29 @@ class Batch:
 
     def __getitem__(self, bucket: slice) -> Batch:
         return Batch(**{field.name: getattr(self, field.name)[bucket] for field in dataclasses.fields(self)})
+
+    def decoded(self, dtype: torch.dtype) -> Batch:
+        """The same with every momentum as numbers; where it was in codes, as a copy of this dtype."""
+        if all(scale is None for scale in self.scales):
+            return self
+        pairs = zip(self.exp_avgs, self.scales, strict=True)
+        numbers = [codes if scale is None else blockwise.read(codes, scale, dtype) for codes, scale in pairs]
+        return dataclasses.replace(self, exp_avgs=numbers)
+
+    def encode(self, numbers: list[Tensor], taken: Tensor) -> None:
+        """Writes momenta back where they are in codes.
+
+        Args:
+            numbers: one a block.
+            taken: which blocks take this step, shape (blocks,); the others' codes stay as they are.
+        """
+        for momentum, codes, scale, ok in zip(numbers, self.exp_avgs, self.scales, taken.unbind(), strict=True):
+            if scale is not None:
+                blockwise.write(momentum, codes, scale, ok)
+
+
+def _scale_views(shard: Shard, param: Tensor, scale: Tensor) -> list[Tensor]:
+    return shard.narrowed(param.numel() // scale.numel()).views(local(scale))
 
 
 def _gather_of(shard: Shard, direction: Direction, copies: dist.ProcessGroup | None) -> Shard | Turn | None:

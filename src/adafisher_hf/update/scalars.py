@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -94,12 +94,19 @@ def finish(scalars: Scalars, hyper: Hyper, norms: Tensor) -> Scale:
 
 
 def sigma_floor(batches: Iterable[Batch]) -> Tensor:
-    """1e-7 of the RMS over every finite gradient of the step."""
-    totals, numbers = [], 0
-    for batch in batches:
-        squares = torch.stack(batch.grad_sqs).double()
-        totals.append(torch.where(torch.isfinite(squares), squares, 0.0).sum())
-        numbers += sum(batch.sizes)
+    """1e-7 of the RMS over every finite gradient of the step, shape ()."""
+    batches = list(batches)
+    return floor_of([grad_square(batch) for batch in batches], sum(sum(batch.sizes) for batch in batches))
+
+
+def grad_square(batch: Batch) -> Tensor:
+    """Σ g² over the gradients of a batch that are finite, shape ()."""
+    squares = torch.stack(batch.grad_sqs).double()
+    return torch.where(torch.isfinite(squares), squares, 0.0).sum()
+
+
+def floor_of(totals: Sequence[Tensor], numbers: int) -> Tensor:
+    """The floor of σ from Σ g² of parts of all gradients, which have so many numbers together."""
     if not totals:
         return torch.zeros(())
     return SIGMA_FLOOR * (torch.stack([total.to(totals[0].device) for total in totals]).sum() / numbers).sqrt()

@@ -5,6 +5,7 @@ Momentum is split like its parameter; factors and scalars are the same on all ra
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +56,11 @@ class Shard:
         first, last = self._matrices()
         view = tensor.reshape(last - first, rows, cols)
         return [view[i - first : i - first + 1] if first <= i < last else view[:0] for i in range(stack)]
+
+    def narrowed(self, times: int) -> Shard:
+        """The same rows with so many times fewer columns."""
+        stack, rows, cols = self.layout.shape
+        return dataclasses.replace(self, layout=dataclasses.replace(self.layout, shape=(stack, rows, cols // times)))
 
     def directions(self, direction: Direction) -> list[Direction]:
         """The direction of each of ``views``; a whole one where it needs what other ranks hold."""

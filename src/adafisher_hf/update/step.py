@@ -21,17 +21,18 @@ LOUD = 8.0  # times the momentum in units of σ; of pure noise that is about 0.2
 Lengths = dict[Key, Tensor]  # ‖α u‖ of every block of a batch
 
 
-def take_step(batches: dict[Key, Batch], hypers: dict[Key, Hyper], kernel: Any) -> Lengths:
+def take_step(batches: dict[Key, Batch], hypers: dict[Key, Hyper], kernel: Any, floor: Tensor | None = None) -> Lengths:
     """Updates the weights of all blocks, in place.
 
     Args:
         batches: by what their blocks have in common; ``grad_sqs`` become those of whole blocks.
         hypers: the numbers of each batch's parameter group.
         kernel: has ``advance``, ``ahead`` and ``apply``.
+        floor: of σ, shape (), where these are not all gradients of the step; None: made from them.
     """
     split = {key: batch for key, batch in batches.items() if key.ranks is not None}
     _complete_grad_sqs(split)
-    floor = sigma_floor(batches.values())
+    floor = sigma_floor(batches.values()) if floor is None else floor
     scalars = {key: begin(batch, hypers[key], floor.to(key.device, key.dtype)) for key, batch in batches.items()}
     lengths = {key: _step(batches[key], scalars[key], hypers[key], kernel) for key in batches if key not in split}
     return lengths | _step_split(split, scalars, hypers, kernel)
@@ -40,8 +41,8 @@ def take_step(batches: dict[Key, Batch], hypers: dict[Key, Hyper], kernel: Any) 
 def _step(batch: Batch, scalars: Scalars, hyper: Hyper, kernel: Any) -> Tensor:
     lengths = []
     for bucket in batch.buckets():
-        part, known = batch[bucket], scalars[bucket]
-        kernel.advance(part, known, hyper)
+        known = scalars[bucket]
+        part = _average(batch[bucket], known, hyper, kernel)
         momenta = _momenta(part, known, hyper, kernel)
         divided = divide(part, momenta, known.sigma.dtype)
         scale = finish(known, hyper, _norms(part, momenta, divided, known))
@@ -60,7 +61,7 @@ def _step_split(
     for total, (key, (gathered, _)) in zip(sum_over_ranks(messages), advanced.items(), strict=True):
         scale = finish(scalars[key], hypers[key], total.view(2, -1).sqrt())
         for bucket in buckets[key]:
-            part = batches[key][bucket]
+            part = batches[key][bucket].decoded(scale.factor.dtype)
             momenta = _momenta(part, scalars[key][bucket], hypers[key], kernel)
             # Dividing again is cheaper than keeping all quotients, gathering again is not.
             found = {i - bucket.start: gathered[i] for i in range(bucket.start, bucket.stop) if i in gathered}
@@ -77,14 +78,25 @@ def _advance(
     gathered: dict[int, Tensor] = {}
     norms = []
     for bucket in buckets:
-        part, known = batch[bucket], scalars[bucket]
-        kernel.advance(part, known, hyper)
+        known = scalars[bucket]
+        part = _average(batch[bucket], known, hyper, kernel)
         momenta = _momenta(part, known, hyper, kernel)
         divided = divide(part, momenta, known.sigma.dtype)
         norms.append(_norms(part, momenta, divided, known))
         blocks = zip(range(bucket.start, bucket.stop), part.gathers, divided.quotients, strict=True)
         gathered.update({i: quotient for i, gather, quotient in blocks if gather is not None})
     return gathered, torch.cat(norms, dim=1)
+
+
+def _average(part: Batch, scalars: Scalars, hyper: Hyper, kernel: Any) -> Batch:
+    """A bucket whose momentum has seen the gradient."""
+    numbers = part.decoded(scalars.sigma.dtype)
+    kernel.advance(numbers, scalars, hyper)
+    if numbers is part:
+        return part
+    part.encode(numbers.exp_avgs, scalars.finite)
+    # The step takes what is kept: ranks that divide a second time, from codes, must find the same.
+    return part.decoded(scalars.sigma.dtype)
 
 
 def _momenta(part: Batch, scalars: Scalars, hyper: Hyper, kernel: Any) -> list[Tensor]:
