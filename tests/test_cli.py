@@ -16,6 +16,7 @@ from adafisher_hf.cli import TASKS, build_on_meta, main
 from adafisher_hf.insight.others import OTHERS
 from adafisher_hf.integrations.entries import OPTIMIZERS
 
+COMMANDS = ("run", "compare", "coverage", "doctor")
 TELL = """
 import json, os, sys
 path = [os.path.abspath(entry) for entry in sys.path]
@@ -148,7 +149,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"adafisher-hf {adafisher_hf.__version__}\n"
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["coverage", "--help"], ["doctor", "--help"]])
+@pytest.mark.parametrize("argv", [["--help"], *([command, "--help"] for command in COMMANDS)], ids=" ".join)
 def test_help(argv, capsys):
     with pytest.raises(SystemExit) as caught:
         main(argv)
@@ -157,7 +158,9 @@ def test_help(argv, capsys):
     assert ("update_interval = 10" in out) == (argv == ["--help"])
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["coverage", "--help"], ["doctor", "--help"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)], ids=" ".join
+)
 def test_help_waits_for_nothing_heavy(argv):
     code = """
 import sys

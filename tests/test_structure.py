@@ -21,6 +21,7 @@ FLOORS = (
     ("insight", "state"),
     ("optimizer", "family"),
     ("integrations", "report"),
+    ("compare",),
     ("cli",),
     ("",),  # the package itself
     ("__main__",),

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-COMMANDS = {"run", "coverage", "report", "doctor"}
+COMMANDS = {"run", "compare", "coverage", "report", "doctor"}
 COMPLETED = "import sys; from adafisher_hf.cli import main; sys.exit(main([]))"
 
 
@@ -31,6 +31,8 @@ def completions(tmp_path, line):
         ("doctor --optim ada", {"adafisher", "adafisherw", "adamqlr"}),
         ("coverage some", {"some-checkpoint/"}),
         ("run tr", {"train.py"}),
+        ("compare tr", {"train.py"}),
+        ("compare --bud", {"--budget"}),
     ],
 )
 def test_what_could_come_next(tmp_path, line, expected):

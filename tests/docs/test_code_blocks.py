@@ -27,6 +27,8 @@ from packaging.requirements import Requirement
 from transformers import HfArgumentParser
 
 from adafisher_hf import cli
+from adafisher_hf.compare.plan import Job
+from adafisher_hf.compare.workshop import Workshop
 from tests.models import llama
 
 ROOT = Path(__file__).parents[2]
@@ -167,11 +169,26 @@ def check_make(args: list[str]) -> None:
 def check_own_command(args: list[str]) -> None:
     if args[0] == "run":
         check_script(args[1:])
+    elif args[0] == "compare":
+        check_comparison(args)
     elif args[0] == "report":
         make_run_folders(args[1:])
         assert cli.main(args) == 0
     else:
         assert cli.main(args) == 0
+
+
+def check_comparison(args: list[str]) -> None:
+    """Runs the command up to its first run, whose script parses its flags."""
+
+    def start(self: Workshop, job: Job) -> None:
+        check_script(self.program.command(job, Path("run")))
+        raise FlagsAreFine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workshop, "start", start)
+        with pytest.raises(FlagsAreFine):
+            cli.main(args)
 
 
 def make_run_folders(args: list[str]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ..config.base import OptimizerConfig
 from ..config.knobs import help_of
 from ..integrations.entries import OPTIMIZERS
-from . import coverage, doctor, report, run
+from . import compare, coverage, doctor, report, run
 from .errors import CommandError
 from .models import TASKS, build_on_meta
 from .version import version
@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or 1 for something wrong with what was given. A mistake in the command line itself ends the
         program with 2, ``run`` with what its script ends with.
     """
-    head, rest = run.split(list(sys.argv[1:] if argv is None else argv))
+    argv = list(sys.argv[1:] if argv is None else argv)
+    head, rest = (compare if argv[:1] == ["compare"] else run).split(argv)
     parser = _parser()
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what could come next
         import argcomplete
@@ -53,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (run, coverage, report, doctor):
+    for command in (run, compare, coverage, report, doctor):
         command.add_command(commands)
     return parser
 
