@@ -90,6 +90,7 @@ bench-parts: install  ## what each part of the orthogonal structure is worth; af
 MEASURED := runs/bench-pretrain/news-128-300/runs.json
 bench-family: install  ## AdaFisher beside its relatives and the baselines, one table (hours; begins with what bench-pretrain has)
 	$(BENCH)/family.py --jobs 2 $(if $(wildcard $(MEASURED)),--runs $(MEASURED)) --out runs/bench-family
+	for task in digits digits-lora sentences; do $(BENCH)/family.py --jobs 2 --task $$task --out runs/bench-family || exit 1; done
 
 bench-scaling: install  ## count messages and memory on up to 1024 ranks
 	$(OFFLINE) $(BIN)/python examples/benchmarks/scaling.py --out docs/scaling

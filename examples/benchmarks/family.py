@@ -6,7 +6,7 @@
 
 The task news is that of the pretraining benchmark, from scratch, with its ladders, coordinates, seeds and rules
 (``pretrain.py``). With --runs a first call takes over what that one has measured of the same arms. The others are of
-the benchmark of fine-tuning (``finetune.py``), whole models, where an arm tunes its learning rate. Finished runs are
+the benchmark of fine-tuning (``finetune.py``), where an arm tunes its learning rate. Finished runs are
 kept, a folder of OUT for each task, so every stage goes on where it was stopped; the clock wants the machine to itself.
 """
 
@@ -36,7 +36,7 @@ from errors import InputError, plain_errors
 PROBLEM = "news"
 STEPS = 300
 BATCH_SIZE = 16  # sequences, of that problem
-FINE_TUNING = ("sentences", "digits")
+FINE_TUNING = ("digits", "digits-lora", "sentences")
 Describe = Callable[[Standings, int], list[str]]
 RIVALS = (ADAMW.name, MUON.name)
 NOTE = (
