@@ -173,7 +173,7 @@ def test_diverged_run_is_kept_as_such(tmp_path):
     run = train(Exploding(), ADAMW, lr=0.03, seed=0, steps=6, split="eval")
     assert (run.curve, run.final, run.loss, run.accuracy) == ([], None, math.inf, None)
     diverged = Standing({HERE: math.inf}, [run, run], timing=Timing([1.0], 10), equal_time=[run, run])
-    assert "| AdamW | 3e-3, 0.9, 4 | diverged |  | diverged |" in quality_table({"AdamW": diverged}, "AdamW", "Muon", 6)
+    assert "| AdamW | 3e-3, 0.9, 4 | diverged | diverged |" in quality_table({"AdamW": diverged}, "AdamW", "Muon", 6)
     draw({"AdamW": diverged}, tmp_path / "empty.png", "title")
     assert (tmp_path / "empty.png").exists()
 
@@ -419,6 +419,8 @@ def test_tables_say_what_counts():
     assert "| other | 1e-2: 1.000 | 0.7: 1.000, 0.9: 1.100 |" in tuning_table(standings)
     assert "| AdamW | 3e-3: 2.000, 1e-2: 2.050 | 0.9: 2.000 |" in tuning_table(standings)
     assert not second_table(standings, "Muon")
+    before_the_race = {name: dataclasses.replace(standing, equal_time=[]) for name, standing in standings.items()}
+    assert "at AdamW's time" in quality and "at AdamW's time" not in quality_table(before_the_race, "AdamW", "Muon", 6)
     for table in (quality, rivals, cost, tuning_table(standings)):
         assert max(line.count("|") - 1 for line in table.splitlines()) <= 5
 

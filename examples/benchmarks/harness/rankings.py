@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ def quality_table(standings: Standings, baseline: str, rival: str, steps: int) -
         ]
         for name, standing in standings.items()
     ]
-    return markdown(header, rows)
+    return _measured(header, rows)
 
 
 def rivals_table(standings: Standings, ours: str) -> str:
@@ -84,7 +85,7 @@ def cost_table(standings: Standings, baseline: str, rival: str, steps: int) -> s
         ]
         for name, standing in standings.items()
     ]
-    return markdown(header, rows)
+    return _measured(header, rows)
 
 
 def tuning_table(standings: Standings) -> str:
@@ -102,6 +103,12 @@ def draw(standings: Standings, path: Path, title: str) -> Path:
         if standing.finals and all(math.isfinite(run.loss) for run in standing.finals)
     }
     return plot_arms(curves, path, title)
+
+
+def _measured(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown without the columns of stages that were not made."""
+    kept = [any(column) for column in zip(*rows, strict=True)]
+    return markdown(list(compress(header, kept)), [list(compress(row, kept)) for row in rows])
 
 
 class _Number(NamedTuple):
