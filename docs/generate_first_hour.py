@@ -3,14 +3,15 @@
     python docs/generate_first_hour.py
 
 Blocks of ``console`` hold commands behind ``$`` and ``>``, and what they print. They run one after the other in one
-shell. One whose output has a ``^C`` gets it as soon as its bar has counted a run. It takes ten minutes and a network for
-``pip``; the Hub is one of this machine. transformers' own ``run_clm.py`` comes from ``UPSTREAM_RUN_CLM``, a path, or else
-from GitHub.
+shell. One whose output has a ``^C`` gets it as soon as its bar has counted a run. All that takes ten minutes, a
+checkout with everything committed, and a network for ``pip``; the Hub is one of this machine. transformers' own
+``run_clm.py`` comes from ``UPSTREAM_RUN_CLM``, a path, or else from GitHub.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -90,7 +91,7 @@ class Shell:
             printed += part
             if interrupt and COUNTED.search(printed.decode(errors="ignore")):
                 os.killpg(self._bash.pid, signal.SIGINT)
-                printed += INTERRUPT.encode()
+                printed += f"{INTERRUPT}\n".encode()
                 interrupt = False
         output, _, status = printed.decode().rpartition(END)
         return Played(text, shown(output), int(status))
@@ -131,7 +132,7 @@ def commands() -> Iterator[tuple[str, bool]]:
     """Those of the page, and whether a Ctrl-C follows."""
     for block in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
         starts = [*(match.span() for match in COMMAND.finditer(block)), (len(block), 0)]
-        for (start, end), (following, _) in zip(starts, starts[1:], strict=False):
+        for (start, end), (following, _) in itertools.pairwise(starts):
             yield block[start:end], INTERRUPT in block[end:following]
 
 
@@ -168,7 +169,7 @@ def written(page: str, played: list[Played]) -> str:
 
     def refreshed(block: re.Match) -> str:
         found = [next(rest) for _ in COMMAND.findall(block[0])]
-        return "\n".join(f"{one.text}{one.output}\n" if one.output else one.text for one in found)
+        return "".join(f"{one.text}{one.output}\n" if one.output else one.text for one in found)
 
     return BLOCK.sub(refreshed, page)
 
