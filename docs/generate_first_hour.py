@@ -72,6 +72,7 @@ class Shell:
             cwd=folder,
             env=env,
             start_new_session=True,
+            preexec_fn=_listen,
         )
         self._type("trap : INT")  # a Ctrl-C is for the command
 
@@ -104,6 +105,11 @@ class Shell:
     def _type(self, line: str) -> None:
         self._bash.stdin.write(f"{line}\n".encode())
         self._bash.stdin.flush()
+
+
+def _listen() -> None:
+    """Undoes what a shell does to a command with ``&``: it and all that it starts would ignore a Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def play(folder: Path) -> Iterator[Played]:
