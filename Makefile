@@ -38,6 +38,10 @@ test-slow: install  ## run the tests that train for real
 mutants: install  ## make deliberate mistakes, one at a time, and see that the tests catch them (half an hour)
 	$(BIN)/python tests/mutants.py
 
+.PHONY: first-hour
+first-hour: install  ## play docs/first-hour.md in a fresh environment and write down what is printed (needs a network)
+	$(BIN)/python docs/generate_first_hour.py
+
 lint: install  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

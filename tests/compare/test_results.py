@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -98,9 +99,9 @@ def test_a_test_split_is_reported_where_every_run_has_one():
     runs = dict(comparison.runs)
     runs[Job(OURS, 3e-3, 0)] = done(Job(OURS, 3e-3, 0), falling)
     assert compared(plan(), runs, LOSS).reported == "eval_loss"
-    assert "test_loss had no part in it" in notes(comparison, 1)[1]
-    assert "on the split that is reported," in notes(make(), 1)[1]
-    assert "on the split that is reported, with another seed" in notes(make(seeds=3), 1)[1]
+    assert "test_loss had no part in it" in notes(comparison)[1]
+    assert "on the split that is reported," in notes(make())[1]
+    assert "on the split that is reported, with another seed" in notes(make(seeds=3))[1]
 
 
 def test_greater_may_be_better():
@@ -192,17 +193,19 @@ def test_an_arm_without_a_run_is_a_row_too():
     assert cells(quality_table(comparison))[3] == [str(OURS), "not run", "", "", ""]
     assert cells(cost_table(comparison))[3] == [str(OURS), "", "", "", ""]
     assert "1e-3: not run, 3e-3: not run" in tries_table(comparison)
-    assert any(note.startswith("Not made") and str(Job(OURS, 3e-3, 0)) in note for note in notes(comparison, 1))
+    assert any(note.startswith("Not made") and str(Job(OURS, 3e-3, 0)) in note for note in notes(comparison))
     runs |= {job: crashed(job) for job in plan().tuning(OURS)}
     assert cells(quality_table(compared(plan(), runs, LOSS)))[3][1] == "failed"
 
 
 def test_notes_say_what_makes_a_comparison_less_than_fair():
-    def said(comparison: Comparison, at_once: int = 1) -> str:
-        return " ".join(notes(comparison, at_once))
+    def said(comparison: Comparison) -> str:
+        return " ".join(notes(comparison))
 
     assert "best at" not in said(make()) and "rough" not in said(make()) and "more tries" not in said(make())
-    assert "2 runs at a time" in said(make(), 2)
+    job, run = next(iter(make().runs.items()))
+    crowded = compared(plan(), {**make().runs, job: dataclasses.replace(run, at_once=2)}, LOSS)
+    assert "2 runs at a time" in said(crowded)
     high = make(loss=lambda job, step: 5 - job.lr)
     assert "adamw_torch was best at the highest of its learning rates, 1e-3: try higher ones" in said(high)
     one = Arm("sgd", "", (1.0,))
@@ -217,7 +220,7 @@ def test_runs_of_different_lengths_are_told_apart():
     short.record.steps = 70
     comparison = compared(plan(), {**comparison.runs, Job(OURS, 3e-3, 0): short}, LOSS)
     assert "eval_loss at the end" in quality_table(comparison)
-    assert any("different steps (70, 100)" in note for note in notes(comparison, 1))
+    assert any("different steps (70, 100)" in note for note in notes(comparison))
 
 
 def test_a_table_is_as_wide_as_its_cells():

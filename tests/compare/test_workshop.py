@@ -65,9 +65,14 @@ def test_a_finished_run_is_found_again(workshop):
     shop = workshop()
     assert shop.find(GOOD) is None
     run = make(shop, GOOD)
-    assert workshop().find(GOOD) == run
+    assert workshop().find(GOOD) == run and run.at_once == 1
     for other in (Job(ADAMW, 1e-3, 0), Job(OURS, 3e-3, 0), Job(OURS, 1e-3, 1)):
         assert workshop().find(other) is None
+
+
+def test_a_run_that_shared_the_machine_is_known_as_that_later(workshop):
+    run = make(workshop(at_once=2), GOOD)
+    assert run.at_once == 2 and workshop().find(GOOD) == run
 
 
 def test_another_version_or_another_script_is_another_run(workshop, tmp_path):

@@ -115,7 +115,7 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     plan = Plan(parse_arms(options.arms or _default_arms(options.kind, program)), options.seeds)
     _make(options.out)
     comparison = compared(plan, _made(plan, metric, _workshop(options, program), budget), metric)
-    text = summary(comparison, options.jobs)
+    text = summary(comparison)
     (options.out / SUMMARY).write_text(f"# Comparison on `{program}`\n\n{text}\n", encoding="utf-8")
     print(f"\n{text}\n")
     print(_report(comparison, options.out / REPORT))

@@ -12,17 +12,16 @@ from .verdict import MORE_SEEDS
 FURTHER = {"lowest": "try lower ones", "highest": "try higher ones"}
 
 
-def notes(comparison: Comparison, at_once: int) -> list[str]:
+def notes(comparison: Comparison) -> list[str]:
     """One sentence or two each.
 
     Args:
         comparison: what the tables show.
-        at_once: how many runs shared the machine.
     """
     return [
         _numbers(comparison),
         _choice(comparison),
-        *_measures(comparison, at_once),
+        *_measures(comparison),
         *_grids(comparison),
         *_gaps(comparison),
     ]
@@ -48,7 +47,7 @@ def _choice(comparison: Comparison) -> str:
     return f"Learning rates were chosen on the split that is reported{seed}, {flatters}."
 
 
-def _measures(comparison: Comparison, at_once: int) -> Iterator[str]:
+def _measures(comparison: Comparison) -> Iterator[str]:
     yield (
         f"The baseline is {comparison.baseline.arm}. What an arm had reached in its time is read off the arm's own "
         "curve, between two evaluations. Its schedule was made for all of its steps; one made for fewer may do better. "
@@ -58,6 +57,7 @@ def _measures(comparison: Comparison, at_once: int) -> Iterator[str]:
         "Training time is without evaluations. Peak memory is the largest resident size of a run's process "
         "(the memory of a GPU is not in it)."
     )
+    at_once = max((run.at_once for run in comparison.runs.values()), default=1)
     if at_once > 1:
         yield f"{at_once} runs at a time shared the machine (--jobs), so times are rough."
     steps = comparison.steps()

@@ -26,6 +26,7 @@ class Run:
         peak_bytes: the largest resident size of its process.
         record: empty where it failed.
         error: why it is of no use; None: it is.
+        at_once: how many could run beside each other, itself among them: they share the machine, and its clock.
     """
 
     folder: Path
@@ -33,13 +34,14 @@ class Run:
     peak_bytes: int
     record: Record
     error: str | None = None
+    at_once: int = 1
 
     @property
     def log(self) -> Path:
         return self.folder / LOG_NAME
 
 
-def ended(folder: Path, status: int, seconds: float, peak_bytes: int) -> Run:
+def ended(folder: Path, status: int, seconds: float, peak_bytes: int, at_once: int) -> Run:
     """The run whose process has just ended.
 
     Args:
@@ -47,21 +49,22 @@ def ended(folder: Path, status: int, seconds: float, peak_bytes: int) -> Run:
         status: of the process; negative: the signal that ended it.
         seconds: see :class:`Run`.
         peak_bytes: see :class:`Run`.
+        at_once: see :class:`Run`.
     """
     record = read_record(folder)
     error = _error(folder / LOG_NAME, status) if status else NO_TRAINING if record is None else None
-    return Run(folder, seconds, peak_bytes, Record() if record is None or error else record, error)
+    return Run(folder, seconds, peak_bytes, Record() if record is None or error else record, error, at_once)
 
 
 def read_run(folder: Path) -> Run | None:
     """A run of an earlier time that has ended well; None: there is none."""
     try:
         content = parse_json(read_text(folder / FILE_NAME))
-        seconds, peak_bytes = float(content["seconds"]), int(content["peak_bytes"])
+        seconds, peak_bytes, at_once = float(content["seconds"]), int(content["peak_bytes"]), int(content["at_once"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
     record = read_record(folder)
-    return None if record is None else Run(folder, seconds, peak_bytes, record)
+    return None if record is None else Run(folder, seconds, peak_bytes, record, at_once=at_once)
 
 
 def last_error(log: str) -> str:

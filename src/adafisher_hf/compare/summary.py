@@ -8,12 +8,11 @@ from .tables import cost_table, failures_table, quality_table, tries_table
 from .verdict import verdict
 
 
-def summary(comparison: Comparison, at_once: int) -> str:
+def summary(comparison: Comparison) -> str:
     """Markdown: tables, notes, and the verdict last, where a terminal shows it.
 
     Args:
         comparison: of runs that have ended.
-        at_once: how many shared the machine.
     """
     tables = [
         quality_table(comparison),
@@ -21,5 +20,5 @@ def summary(comparison: Comparison, at_once: int) -> str:
         tries_table(comparison),
         failures_table(comparison),
     ]
-    remarks = "\n".join(f"- {note}" for note in notes(comparison, at_once))
+    remarks = "\n".join(f"- {note}" for note in notes(comparison))
     return "\n\n".join([*filter(None, tables), remarks, verdict(comparison)])

@@ -123,7 +123,7 @@ class Workshop:
 
     def _put_away(self, job: Job, process: _Process, peak_bytes: int) -> Run:
         folder, seconds = process.folder, time.monotonic() - process.start
-        run = ended(folder, process.popen.returncode, seconds, peak_bytes)
+        run = ended(folder, process.popen.returncode, seconds, peak_bytes, self._at_once)
         output = folder / OUTPUT
         for name in FOR_REPORT:
             if (output / name).is_file():
@@ -132,7 +132,8 @@ class Workshop:
             shutil.rmtree(output, ignore_errors=True)
         if run.error is None:
             command = shlex.join(self.program.command(job, folder))
-            kept = {**self._key(job), "command": command, "seconds": seconds, "peak_bytes": peak_bytes}
+            measured = {"seconds": seconds, "peak_bytes": peak_bytes, "at_once": self._at_once}
+            kept = {**self._key(job), "command": command, **measured}
             (folder / FILE_NAME).write_text(json.dumps(kept, indent=1), encoding="utf-8")
         return run
 
