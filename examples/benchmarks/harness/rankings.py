@@ -31,7 +31,7 @@ def quality_table(standings: Standings, baseline: str, rival: str, steps: int) -
         ]
         for name, standing in standings.items()
     ]
-    return _measured(header, rows)
+    return measured(header, rows)
 
 
 def rivals_table(standings: Standings, ours: str) -> str:
@@ -85,7 +85,7 @@ def cost_table(standings: Standings, baseline: str, rival: str, steps: int) -> s
         ]
         for name, standing in standings.items()
     ]
-    return _measured(header, rows)
+    return measured(header, rows)
 
 
 def tuning_table(standings: Standings) -> str:
@@ -105,7 +105,7 @@ def draw(standings: Standings, path: Path, title: str) -> Path:
     return plot_arms(curves, path, title)
 
 
-def _measured(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def measured(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Markdown without the columns of stages that were not made."""
     kept = [any(column) for column in zip(*rows, strict=True)]
     return markdown(list(compress(header, kept)), [list(compress(row, kept)) for row in rows])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from tables import markdown
 
 from .arms import rate
-from .rankings import Standings, mean, paired, reached, shown
+from .rankings import Standings, mean, measured, paired, reached, shown
 from .runner import Run
 from .standing import Standing
 from .tasks import Metric, Task
@@ -53,7 +53,7 @@ def cost_table(task: Task, standings: Standings, baseline: str) -> str:
         ]
         for name, standing in standings.items()
     ]
-    return markdown(header, rows)
+    return measured(header, rows)
 
 
 def overall_table(tasks: Mapping[str, tuple[Task, Standings]], baseline: str) -> str:
