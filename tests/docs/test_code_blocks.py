@@ -39,6 +39,8 @@ PAGES = [
     *(page for folder in FOLDERS for page in sorted((ROOT / folder).glob("*.md"))),
 ]
 IN_A_COPY = "extending.md"  # changes files of the package: tests/docs/test_extending.py
+RECIPES = "recipes.md"  # each block is a script of its own: tests/docs/test_recipes.py
+ELSEWHERE = (IN_A_COPY, RECIPES)
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>[\w+-]+)(?P<title>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```$", re.M | re.S
 )
@@ -114,7 +116,9 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name != IN_A_COPY and to_run(page, "python")], ids=ids)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name not in ELSEWHERE and to_run(page, "python")], ids=ids
+)
 def test_python(page, elsewhere):
     names = prepared()
     for block in to_run(page, "python"):

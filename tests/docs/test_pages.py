@@ -25,6 +25,11 @@ def test_the_page_of_options_is_current():
     assert generator["page"]() == (ROOT / "docs/options.md").read_text(), "run python docs/generate_options.py"
 
 
+def test_the_flow_chart_is_current():
+    generator = runpy.run_path(str(ROOT / "docs/generate_choice.py"))
+    assert generator["draw"]() == (ROOT / "docs/assets/choosing.svg").read_text(), "run python docs/generate_choice.py"
+
+
 def test_pages_show_the_tables_as_they_are():
     generator = runpy.run_path(str(ROOT / "docs/insert_tables.py"))
     for page in generator["pages"]():
