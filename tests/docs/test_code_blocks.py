@@ -148,6 +148,14 @@ def test_what_is_not_run_has_a_reason_and_every_block_a_language(page):
     assert {"py", "python3", "sh", "shell"}.isdisjoint(opening), f"{page.name}: write python or bash"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_no_linter_deletes_the_import_that_registers(page):
+    """Such as ruff --fix, for which a name that is not used is not needed."""
+    for block in code_blocks(page):
+        if re.search(r"^import adafisher_hf$", block.code, re.M):
+            assert "adafisher_hf." in block.code, f"{page.name}:{block.line}: say # noqa: F401"
+
+
 # commands
 
 

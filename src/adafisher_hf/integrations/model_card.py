@@ -31,7 +31,7 @@ This model was trained with {optimizer}{paper} {origin} and \
 learning_rate={lr}, weight_decay={weight_decay}{knobs}. To train the same way:
 
 ```python
-import adafisher_hf
+import adafisher_hf  # noqa: F401
 from transformers import TrainingArguments
 {registration}
 args = TrainingArguments(
