@@ -19,6 +19,7 @@ class Question(NamedTuple):
 
 QUESTIONS = (
     Question(("Comparing with", "the paper?"), ("mode=paper", "or mode=reference")),
+    Question(("Fine-tuning an image", "model, LoRA or all?"), ("structure=orthogonal,", "or kronecker if it fits")),
     Question(("Training adapters", "(LoRA)?"), ("AdamW, or the defaults:", "level, half of the state")),
     Question(("Fine-tuning", "all weights?"), ("AdamW; the defaults", "for half of its state")),
     Question(("From scratch, and", "memory is the limit?"), ("structure=diagonal with", "state_dtype=bfloat16, int8")),
