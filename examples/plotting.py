@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 Points = Sequence[tuple[float, float]]
+FEW = 6  # curves that leave room for a legend among them
+DASHES = ("--", ":", "-.")
 
 
 @dataclass(frozen=True)
@@ -90,14 +92,33 @@ def plot_training(history: Iterable[Mapping[str, Any]], path: str | Path, title:
 def plot_arms(curves: Mapping[str, Sequence[Points]], path: str | Path, title: str) -> Path:
     """Evaluation loss against the step: for each arm its mean over the seeds, and every seed as a thin line."""
     figure, axes = new_figure(title)
-    for index, (arm, seeds) in enumerate(curves.items()):
-        color = color_of(arm.partition(" (")[0], LIGHT, index)
+    others = 0  # arms without a colour of their own: told apart by colour and dashes
+    for arm, seeds in curves.items():
+        name = arm.partition(" (")[0]
+        color, dashes = color_of(name, LIGHT, others), "-" if name in ARMS else DASHES[others % len(DASHES)]
+        others += name not in ARMS
         for points in seeds:
             axes.plot(*zip(*points, strict=True), color=color, alpha=0.25, linewidth=1)
         steps = [step for step, _ in seeds[0]]
         means = [sum(at_step) / len(seeds) for at_step in zip(*([y for _, y in run] for run in seeds), strict=True)]
-        axes.plot(steps, means, color=color, marker="o", markersize=3, linewidth=2, label=arm)
+        axes.plot(steps, means, color=color, linestyle=dashes, marker="o", markersize=3, linewidth=2, label=arm)
+    if len(curves) > FEW:
+        _legend_beside(figure, axes)
     return save(figure, axes, path)
+
+
+def _legend_beside(figure: Figure, axes: Axes) -> None:
+    """In the order in which the curves end, where a legend among them would hide some."""
+    lines, names = axes.get_legend_handles_labels()
+    highest_first = sorted(range(len(lines)), key=lambda i: -lines[i].get_ydata()[-1])
+    figure.set_figwidth(figure.get_figwidth() + 3)
+    figure.legend(
+        [lines[i] for i in highest_first],
+        [names[i] for i in highest_first],
+        loc="outside right center",
+        frameon=False,
+        labelcolor=LIGHT.text,
+    )
 
 
 def plot_scaling(curves: Mapping[str, Points], path: str | Path, title: str) -> Path:
@@ -121,7 +142,7 @@ def new_figure(title: str) -> tuple[Figure, Axes]:
     with rc_context(LIGHT.settings):
         figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
         axes = figure.subplots()
-        axes.set(title=title, xlabel="optimizer steps", ylabel="loss (nats per token)")
+        axes.set(title=title, xlabel="optimizer steps", ylabel="loss (nats)")
     axes.grid(color=LIGHT.grid)
     axes.margins(y=0.1)
     return figure, axes
@@ -129,7 +150,7 @@ def new_figure(title: str) -> tuple[Figure, Axes]:
 
 def save(figure: Figure, axes: Axes, path: str | Path) -> Path:
     """Writes the picture, by its suffix as a PNG on white or as an SVG for light and dark pages."""
-    if axes.get_legend_handles_labels()[0]:
+    if axes.get_legend_handles_labels()[0] and not figure.legends:
         axes.legend(frameon=False, labelcolor=LIGHT.text)
     if Path(path).suffix == ".svg":
         Path(path).write_text(as_svg(figure), encoding="utf-8")
