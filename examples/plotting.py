@@ -15,6 +15,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 Points = Sequence[tuple[float, float]]
 FEW = 6  # curves that leave room for a legend among them
@@ -92,6 +93,7 @@ def plot_training(history: Iterable[Mapping[str, Any]], path: str | Path, title:
 def plot_arms(curves: Mapping[str, Sequence[Points]], path: str | Path, title: str) -> Path:
     """Evaluation loss against the step: for each arm its mean over the seeds, and every seed as a thin line."""
     figure, axes = new_figure(title)
+    ends: dict[Line2D, float] = {}
     others = 0  # arms without a colour of their own: told apart by colour and dashes
     for arm, seeds in curves.items():
         name = arm.partition(" (")[0]
@@ -101,24 +103,18 @@ def plot_arms(curves: Mapping[str, Sequence[Points]], path: str | Path, title: s
             axes.plot(*zip(*points, strict=True), color=color, alpha=0.25, linewidth=1)
         steps = [step for step, _ in seeds[0]]
         means = [sum(at_step) / len(seeds) for at_step in zip(*([y for _, y in run] for run in seeds), strict=True)]
-        axes.plot(steps, means, color=color, linestyle=dashes, marker="o", markersize=3, linewidth=2, label=arm)
+        line = axes.plot(steps, means, color=color, linestyle=dashes, marker="o", markersize=3, linewidth=2, label=arm)
+        ends[line[0]] = means[-1]
     if len(curves) > FEW:
-        _legend_beside(figure, axes)
+        _legend_beside(figure, ends)
     return save(figure, axes, path)
 
 
-def _legend_beside(figure: Figure, axes: Axes) -> None:
+def _legend_beside(figure: Figure, ends: Mapping[Line2D, float]) -> None:
     """In the order in which the curves end, where a legend among them would hide some."""
-    lines, names = axes.get_legend_handles_labels()
-    highest_first = sorted(range(len(lines)), key=lambda i: -lines[i].get_ydata()[-1])
+    lines = sorted(ends, key=ends.__getitem__, reverse=True)
     figure.set_figwidth(figure.get_figwidth() + 3)
-    figure.legend(
-        [lines[i] for i in highest_first],
-        [names[i] for i in highest_first],
-        loc="outside right center",
-        frameon=False,
-        labelcolor=LIGHT.text,
-    )
+    figure.legend(handles=lines, loc="outside right center", frameon=False, labelcolor=LIGHT.text)
 
 
 def plot_scaling(curves: Mapping[str, Points], path: str | Path, title: str) -> Path:
