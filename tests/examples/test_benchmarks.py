@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import time
 
 import pytest
@@ -34,6 +35,7 @@ from benchmarks.harness.timing import Timing, time_arms
 from benchmarks.harness.tuning import RATES, best, tune
 from benchmarks.rounding import round_by_chance
 from errors import InputError
+from plotting import plot_arms
 from tests.models import llama
 
 PAIR = (ADAMW, Arm("AdaFisherW", adafisherw, momentum="beta", momenta=BETAS, start=Point(3e-3, 0.9, 4.0)))
@@ -611,3 +613,12 @@ def test_rounding_by_chance_is_right_on_average():
     rounded = round_by_chance(exact)
     assert set(rounded.tolist()) == {1.0, 1.0 + 2.0**-7}
     assert rounded.float().mean().item() == pytest.approx(exact[0].item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("count", [3, 7])
+def test_many_curves_have_their_legend_in_the_order_of_their_ends(tmp_path, count):
+    curves = {f"arm{i} (lr)": [[(1, 5.0), (2, 1.0 + (3 * i) % 7)]] for i in range(count)}
+    text = plot_arms(curves, tmp_path / "curves.svg", "many").read_text()
+    named = [int(i) for i in re.findall(r">arm(\d) \(lr\)<", text)]
+    by_end = sorted(range(count), key=lambda i: -((3 * i) % 7))
+    assert named == (by_end if count == 7 else list(range(count)))
