@@ -71,7 +71,10 @@ def test_loss_by_time_is_in_a_unit_that_fits(tmp_path):
         history = [{"step": 5, "loss": 2.0, "seconds": seconds / 2}, {"step": 10, "loss": 1.0, "seconds": seconds}]
         run = read_runs([write_run(tmp_path / column, state=json.dumps({"log_history": history}))])[0]
         length = {"seconds": 1, "minutes": 60, "hours": 3600}[column]
-        assert [float(row[column]) for row in rows(draw_loss([run], "seconds"))] == [seconds / 2 / length, seconds / length]
+        assert [float(row[column]) for row in rows(draw_loss([run], "seconds"))] == [
+            seconds / 2 / length,
+            seconds / length,
+        ]
 
 
 def test_a_log_scale_is_only_for_what_is_above_zero(run, tmp_path):

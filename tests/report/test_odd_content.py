@@ -12,7 +12,7 @@ from adafisher_hf.config.adafisher import CONFIG_NAME, AdaFisherConfig
 from adafisher_hf.report.curves import draw_logged, draw_loss, draw_spread
 from adafisher_hf.report.folders import read_runs
 from adafisher_hf.report.heatmaps import color_scale, draw_heat_map
-from adafisher_hf.report.panels import spread_panels
+from adafisher_hf.report.layers import spread_panels
 from adafisher_hf.report.vega import LIGHT, plain, png
 from tests.report.runs import name_of, write_run
 

@@ -1,6 +1,9 @@
 """``adafisher-hf report``: one page that needs nothing else, whatever the folders hold."""
 
+import csv
+import io
 import json
+import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -163,3 +166,56 @@ def test_a_run_of_the_plain_trainer_has_everything(tmp_path, capsys):
     assert "Before you read on" not in page.text
     assert len(page.titles) == 7
     assert "embedding+linear" in page.text
+
+
+def rows_of(spec):
+    return list(csv.DictReader(io.StringIO(spec["data"]["values"])))
+
+
+def test_a_baseline_run_beside_ours(tmp_path, capsys):
+    """AdamW has no files of ours: the best is still the lowest, and its lack of options is no difference."""
+    history = [{"step": 30, "loss": 4.0}, {"step": 30, "eval_loss": 6.0}]
+    told = {"CurvatureCallback": {"args": {}, "attributes": {"optimizer": "AdamW"}}}
+    state = json.dumps({"log_history": history, "stateful_callbacks": told})
+    ours = write_run(tmp_path / "ours")
+    baseline = write_run(tmp_path / "baseline", state=state, curvature=None, coverage=None, config=None)
+    html = Path(report(capsys, ours, baseline)).read_text()
+    page = Page(html)
+    rows = re.findall(r"<tr><td>(ours|baseline)</td><td>(.*?)</td>(.*?)</tr>", html)
+    assert [(name, optimizer, row.count(">best<")) for name, optimizer, row in rows] == [
+        ("ours", "AdaFisher", 0),
+        ("baseline", "AdamW", 2),
+    ]
+    assert "class=differs" not in html
+    assert "Before you read on" not in page.text  # there is nothing that AdamW could have written
+
+
+def test_nothing_is_best_where_nothing_is_compared(tmp_path, capsys):
+    assert ">best<" not in Path(report(capsys, write_run(tmp_path))).read_text()
+
+
+def test_all_odd_layers_are_listed_with_what_is_normal(tmp_path, capsys):
+    values = {**{f"normal{i}.weight": 1.0 for i in range(9)}, **{f"odd{i}.weight": 10.0 + i for i in range(5)}}
+    rows = {name: {"kind": "linear", "mean": mean, "update": 1.0, "weight": 1.0} for name, mean in values.items()}
+    write_run(tmp_path, curvature=json.dumps({"step": 1, "parameters": rows}), coverage=None)
+    page = page_of(capsys, tmp_path)
+    assert [f"odd{i}" in page.text for i in range(5)] == [True] * 5
+    assert page.text.count("5.0e-01 to 2.0e+00") == 5
+
+
+def test_what_adamqlr_chooses_is_drawn(tmp_path, capsys):
+    chosen = {"adamqlr/lr": 0.5, "adamqlr/damping": 0.001, "adamqlr/rho": 0.9}
+    history = [{"step": step, "loss": 1.0, **{key: value * step for key, value in chosen.items()}} for step in (1, 2)]
+    page = page_of(capsys, write_run(tmp_path / "run", state=json.dumps({"log_history": history})))
+    drawn = {file: [float(row["value"]) for row in rows_of(spec)] for file, spec in page.specs.items() if "qlr" in file}
+    assert sorted(values[0] for values in drawn.values()) == sorted(chosen.values())
+    assert all(values[1] == 2 * values[0] for values in drawn.values())
+
+
+def test_times_are_logged_or_estimated_or_said_to_be_unknown(tmp_path, capsys):
+    page = page_of(capsys, write_run(tmp_path / "unknown"))
+    assert "loss_by_time" not in page.specs and "No loss by time" in page.text
+    history = [{"step": step, "loss": 1.0} for step in (10, 20)] + [{"step": 20, "train_runtime": 50.0}]
+    page = page_of(capsys, write_run(tmp_path / "estimated", state=json.dumps({"log_history": history})))
+    assert [row["seconds"] for row in rows_of(page.specs["loss_by_time"])] == ["25", "50"]
+    assert "Estimated for estimated" in page.text and "No loss by time" not in page.text

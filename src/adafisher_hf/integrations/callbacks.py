@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from transformers.trainer_callback import (
     ExportableState,
@@ -72,7 +72,8 @@ class CurvatureCallback(TrainerCallback, ExportableState):
         if self._optimizer is None:
             _warn_of(optimizer)
         if args.output_dir is not None:
-            state.stateful_callbacks[type(self).__name__] = self.state()
+            callbacks = cast("dict[str, Any]", state.stateful_callbacks)  # what the Trainer makes of its list
+            callbacks[type(self).__name__] = self.state()
             self._live.write(state, Path(args.output_dir), always=True)
             self._begin_files(Path(args.output_dir), args, state.global_step, optimizer)
 
@@ -159,7 +160,9 @@ def _shown(optimizer: Any, args: TrainingArguments) -> str:
 def _warn_of(optimizer: Any) -> None:
     name = type(optimizer).__name__
     if entry_of_optimizer(optimizer) is None:
-        message = "CurvatureCallback has no curvature to show: the optimizer is %s, not an AdaFisher (optim='adafisherw')"
+        message = (
+            "CurvatureCallback has no curvature to show: the optimizer is %s, not an AdaFisher (optim='adafisherw')"
+        )
     else:
         message = "CurvatureCallback writes the config and no curvature: %s has no summary_rows()"
     logger.warning(message, name)

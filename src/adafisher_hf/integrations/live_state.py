@@ -48,4 +48,3 @@ class LiveState:
         os.replace(beside, folder / FILE_NAME)  # a report may be reading it
         end = time.monotonic()
         self._next = end + (end - begin) / SHARE
-

@@ -35,7 +35,7 @@ def draw_loss(runs: Sequence[Run], x: str = "step") -> Spec:
         for place, value in run.points(key, by=x)
     ]
     name, length = ("step", 1) if x == "step" else _unit(max((place for place, *_ in points), default=0))
-    rows = [(place / length, *rest) for place, *rest in points]
+    rows = [(place / length, run, split, value) for place, run, split, value in points]
     known = [split for split in SPLITS if any(row[2] == split for row in rows)]
     spec = _lines(table((name, "run", "split", "loss"), rows, ("run", "split")), name, "loss", runs)
     dash = {
@@ -43,9 +43,10 @@ def draw_loss(runs: Sequence[Run], x: str = "step") -> Spec:
         "scale": {"domain": list(SPLITS), "range": [[1, 0], [5, 3]]},
         "legend": {**LEGEND, "values": known, "symbolStrokeColor": "#7d8590"} if len(known) > 1 else None,
     }
-    dots = {"mark": {"type": "point", **DOT, "size": 30}, "transform": [{"filter": "datum.split != 'training'"}]}
     spec["layer"][0]["encoding"] = {"strokeDash": dash}
-    spec["layer"].insert(1, dots)
+    if "evaluation" in known:
+        dots = {"mark": {"type": "point", **DOT, "size": 30}, "transform": [{"filter": "datum.split != 'training'"}]}
+        spec["layer"].insert(1, dots)
     return spec
 
 
@@ -78,7 +79,7 @@ def draw_spread(run: Run, top: float) -> Spec:
     data = table(("step", "kind", "mean", "least", "largest"), rows, ("kind",))
     spec = _lines(data, "step", "mean", [run])
     spec["encoding"]["color"] = {"field": "kind", "scale": {"domain": list(kinds)}, "legend": LEGEND}
-    spec["encoding"]["y"] |= {"title": "spread (decades)", "scale": {"domain": [0, top]}}
+    spec["encoding"]["y"] |= {"title": "spread (decades)", "scale": {"domain": [0, top], "clamp": True}}
     band = {"y": {"field": "least", "type": "quantitative"}, "y2": {"field": "largest"}}
     spec["layer"].insert(0, {"mark": {"type": "area", "opacity": 0.16}, "encoding": band})
     return spec
@@ -96,7 +97,13 @@ def layers_by_kind(run: Run) -> dict[str, list[str]]:
 def _lines(data: Spec, x: str, y: str, runs: Sequence[Run]) -> Spec:
     """A line for each colour, and a cursor that finds the nearest point and tells its values."""
     labels = [plain(run.label) for run in runs]
-    nearest = {"type": "point", "nearest": True, "on": "pointerover", "clear": "pointerout", "fields": _texts(data) + [x]}
+    nearest = {
+        "type": "point",
+        "nearest": True,
+        "on": "pointerover",
+        "clear": "pointerout",
+        "fields": [*_texts(data), x],
+    }
     cursor = {
         "mark": {"type": "point", **DOT, "size": 70, "tooltip": {"content": "data"}},
         "params": [{"name": "nearest", "select": nearest}],

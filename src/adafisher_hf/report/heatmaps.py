@@ -31,8 +31,8 @@ def draw_heat_map(run: Run, figure_name: str, scale: tuple[float, float], label:
     shown = [plain(name) for name in short_names(names)]
     kept = range(len(run.curvature))[:: -stride(run)][::-1]  # the last one always
     steps = [run.curvature[i]["step"] for i in kept]
-    rows = [
-        (row, *(values[i] if values[i] > SMALLEST else math.nan for i in kept))
+    rows: list[list[str | float]] = [
+        [row, *(values[i] if values[i] > SMALLEST else math.nan for i in kept)]
         for row, values in zip(shown, (run.layer(name, figure_name) for name in names), strict=True)
     ]
     first_of_blocks = [shown[i] for i in range(1, len(names)) if block_of(names[i]) != block_of(names[i - 1])]
@@ -40,7 +40,9 @@ def draw_heat_map(run: Run, figure_name: str, scale: tuple[float, float], label:
         "data": table(("layer", *map(_column, steps)), rows, ("layer",)),
         "height": min(ROW * len(names), MOST_HEIGHT),
         "view": {"style": "unknown"},
-        "encoding": {"y": {"field": "layer", "type": "nominal", "title": None, "scale": {"domain": shown}, "axis": _LAYERS}},
+        "encoding": {
+            "y": {"field": "layer", "type": "nominal", "title": None, "scale": {"domain": shown}, "axis": _LAYERS}
+        },
         "layer": [_cells(steps, figure_name, scale, label), _borders(first_of_blocks)],
         "usermeta": {"embedOptions": {"renderer": "canvas"}},  # tens of thousands of cells
     }
@@ -81,7 +83,7 @@ def _cells(steps: Sequence[int], figure_name: str, scale: tuple[float, float], l
             {"calculate": f"toNumber(slice(datum.column, {len(_column(0)) - 1}))", "as": "step"},
             {"filter": f"datum.{figure_name} > 0"},
         ],
-        "mark": {"type": "rect", "aria": False, "width": OVERLAP, "height": OVERLAP},
+        "mark": {"type": "rect", "width": OVERLAP, "height": OVERLAP},
         "encoding": {
             "x": {"field": "step", "type": "ordinal", "scale": {"domain": list(steps)}, "axis": axis},
             "color": {**value, "scale": colors, "legend": {**_BAR, "title": label}},
@@ -93,6 +95,6 @@ def _cells(steps: Sequence[int], figure_name: str, scale: tuple[float, float], l
 def _borders(first_of_blocks: Sequence[str]) -> Spec:
     return {
         "data": {"values": [{"layer": name} for name in first_of_blocks]},
-        "mark": {"type": "rule", "aria": False},
+        "mark": {"type": "rule"},
         "encoding": {"y": {"field": "layer", "bandPosition": 0}},
     }

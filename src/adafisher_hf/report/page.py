@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .findings import ODD, first_broken_step
-from .panels import Panel, layer_panels, spread_panels, training_panels
+from .layers import layer_panels, spread_panels
+from .panels import Panel
 from .run import Run
 from .tables import config_table, coverage_table, layers_table, runs_table
+from .training import training_panels
 from .vega import DARK, LIGHT, bundle, config
 
 ODD_ONES = (
-    f"All layers that stand out at the last step. Normal is from 1/{ODD:g} to {ODD:g} times the median of the layers of "
-    "the same kind. Stiff: more mean curvature than that. Starved: less update for its weight."
+    f"All layers that stand out at the last step. Normal is from 1/{ODD:g} to {ODD:g} times the median of the "
+    "layers of the same kind. Stiff: more mean curvature than that. Starved: less update for its weight."
 )
 NOTHING_ODD = f"No layer is {ODD:g} times as stiff as the median of its kind at the last step, or as starved."
-NO_KINDS = "Which layers are odd for their kind is not known: a tracker does not keep the kinds. coverage.json has them."
+NO_KINDS = (
+    "Which layers are odd for their kind is not known: a tracker does not keep the kinds. coverage.json has them."
+)
 NO_TIMES = (
     "No loss by time: the log has no times. CurvatureCallback puts them into it, with any optimizer, and so do "
     "TensorBoard and Weights & Biases."
@@ -52,7 +56,7 @@ FIGURE = """<figure data-file="{file}"><h3>{title}</h3>
 <div class="scroll" tabindex="0" role="region" aria-label="Data: {title}"></div></details>
 <script type="application/json">{spec}</script></figure>"""
 NO_SCRIPT = (
-    '<noscript><p class="card note">The pictures need JavaScript. The folder beside this page has them as PNG files.</p>'
+    '<noscript><p class="card note">Pictures need JavaScript. The folder beside this page has PNG files of them.</p>'
     "</noscript>"
 )
 
@@ -96,7 +100,9 @@ def render(runs: Sequence[Run], live: Live | None = None) -> tuple[str, list[Pan
 
 def _live(live: Live) -> str:
     lines = "".join(f"<p>{escape(line)}</p>" for line in live.lines)
-    box = f'<label><input type="checkbox" checked data-every="{live.every:g}"> a new page every {live.every:g} s</label>'
+    box = (
+        f'<label><input type="checkbox" checked data-every="{live.every:g}"> a new page every {live.every:g} s</label>'
+    )
     return _card(f'<div role="status">{lines}</div>{box}')
 
 

@@ -45,9 +45,7 @@ class Run:
             key: of the log.
             by: ``step`` or ``seconds``; entries whose time is not known are left out.
         """
-        return [
-            (entry[by], finite(entry[key])) for entry in self.history if by in entry and is_number(entry.get(key))
-        ]
+        return [(entry[by], finite(entry[key])) for entry in self.history if by in entry and is_number(entry.get(key))]
 
     def parameters(self) -> list[str]:
         """The parameters that have curvature, in the model's order."""

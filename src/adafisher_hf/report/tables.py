@@ -102,9 +102,7 @@ def _marked(texts: Sequence[str], values: Sequence[float | None]) -> list[Cell]:
     ]
 
 
-def _table(
-    name: str, header: Sequence[str], rows: Sequence[Sequence[Cell]], marked: Sequence[bool] = ()
-) -> str:
+def _table(name: str, header: Sequence[str], rows: Sequence[Sequence[Cell]], marked: Sequence[bool] = ()) -> str:
     numeric = [any(row[k][1] for row in rows) for k in range(len(header))]
     head = "".join(_cell("th", escape(text), number) for text, number in zip(header, numeric, strict=True))
     body = "".join(

@@ -50,11 +50,18 @@ def config(theme: Theme) -> Spec:
     text = {"labelColor": theme.text, "titleColor": theme.text, "titleFontWeight": "normal"}
     return {
         "background": theme.background,
+        "mark": {"aria": False},  # the page says in words what is to be seen
         "font": "system-ui, sans-serif",
-        "axis": {**text, "gridColor": theme.grid, "domainColor": theme.grid, "tickColor": theme.grid},
+        "axis": {
+            **text,
+            "titleLimit": HEIGHT,
+            "gridColor": theme.grid,
+            "domainColor": theme.grid,
+            "tickColor": theme.grid,
+        },
         "legend": {**text, "symbolOpacity": 1, "symbolStrokeWidth": 2},
         "rule": {"color": theme.background, "strokeWidth": 1.5},
-        "title": {"color": theme.text, "fontWeight": "normal"},
+        "title": {"color": theme.text, "fontWeight": "normal", "limit": WIDTH},
         "range": {"category": list(theme.series)},
         "style": {"cell": {"stroke": None}, "unknown": {"fill": theme.unknown, "stroke": None}},
     }
