@@ -34,6 +34,10 @@ test: install  ## run the tests
 test-slow: install  ## run the tests that train for real
 	$(PYTEST) -m "slow and not gpu" --timeout 1800
 
+.PHONY: test-browser
+test-browser: install  ## open the report in chromium, keep screenshots of it, and let axe-core look for what shuts readers out
+	$(OFFLINE) $(BIN)/python -m pytest -m slow -rs tests/report/test_browser.py
+
 .PHONY: mutants
 mutants: install  ## make deliberate mistakes, one at a time, and see that the tests catch them (half an hour)
 	$(BIN)/python tests/mutants.py

@@ -169,7 +169,7 @@ try:
     main(sys.argv[1:])
 except SystemExit:
     pass
-assert not {"torch", "transformers", "huggingface_hub", "matplotlib"} & set(sys.modules)
+assert not {"torch", "transformers", "huggingface_hub", "matplotlib", "vl_convert"} & set(sys.modules)
 """
     assert run("-c", code, *argv).stderr == ""
 

@@ -149,7 +149,7 @@ def test_a_callback_writes_its_config_and_says_that_there_is_no_curvature(regist
     assert SignedConfig.from_pretrained(tmp_path) == SignedConfig(beta=0.5, nesterov=True)
     (warning,) = [record.getMessage() for record in caplog.records if record.name.startswith("adafisher_hf")]
     name = registered.__name__
-    assert warning == f"CurvatureCallback writes the config and nothing else: {name} has no summary_rows()"
+    assert warning == f"CurvatureCallback writes the config and no curvature: {name} has no summary_rows()"
     assert not (tmp_path / "curvature.jsonl").exists()
 
 

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from adafisher_hf.report.findings import best_evaluation, first_broken_step, most_starved, stiffest
-from adafisher_hf.report.run import read_runs
+from adafisher_hf.report.folders import read_runs
 from tests.report.runs import LAYERS, STEPS, files, mean, name_of, write_run
 
 PARTS = ("state", "curvature", "coverage", "config")

@@ -1,67 +1,88 @@
-"""Lines against the step: losses and other logged numbers of several runs, and the spread of curvature of one."""
+"""Lines over steps or time: losses and other logged numbers of several runs, and the spread of curvature of one."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from .run import SMALLEST, Run
+from .vega import HEIGHT, Spec, plain, table
 
-from .run import Points, Run
-from .theme import SMALL, Theme, new_figure, plain
-
-
-def draw_loss(runs: Sequence[Run], theme: Theme) -> Figure:
-    """Training loss as lines and evaluation loss as dots on a dashed line, one colour a run."""
-    figure, axes = new_figure(theme)
-    for i, run in enumerate(runs):
-        color = theme.color(i)
-        training, evaluation = run.points("loss"), run.points("eval_loss")
-        if training:
-            _line(axes, training, color=color, linewidth=1.6, label=plain(run.label))
-        if evaluation:
-            label = f"{plain(run.label)}, evaluation"
-            _line(axes, evaluation, color=color, linestyle="--", linewidth=1.2, marker="o", markersize=5, label=label)
-    return _finished(figure, axes, "loss", theme)
+LEGEND: Spec = {
+    "orient": "top",
+    "title": None,
+    "symbolType": "stroke",
+    "columns": {"expr": "width < 420 ? 1 : 2"},
+    "labelLimit": {"expr": "width < 420 ? width - 30 : width / 2 - 30"},
+}
+UNITS = (("hours", 3600.0, 7200.0), ("minutes", 60.0, 120.0), ("seconds", 1.0, 0.0))  # with length, and from when on
+FEW = 30  # points of a line that are shown as dots too
+DOT: Spec = {"filled": True, "opacity": 1}
+SPLITS = ("training", "evaluation")
 
 
-def draw_logged(runs: Sequence[Run], key: str, ylabel: str, theme: Theme, log_scale: bool = False) -> Figure:
-    """One logged number, one line a run."""
-    figure, axes = new_figure(theme)
-    for i, run in enumerate(runs):
-        points = run.points(key)
-        if points:
-            _line(axes, points, color=theme.color(i), linewidth=1.6, marker="o" if len(points) < 30 else None)
-            axes.lines[-1].set(label=plain(run.label), markersize=3)
-    if log_scale and any(value > 0 for run in runs for _, value in run.points(key)):
-        axes.set_yscale("log")
-    return _finished(figure, axes, ylabel, theme)
+def draw_loss(runs: Sequence[Run], x: str = "step") -> Spec:
+    """Training loss as lines and evaluation loss as dots on a dashed line, one colour a run.
+
+    Args:
+        runs: of the report.
+        x: ``step`` or ``seconds``.
+    """
+    points = [
+        (place, plain(run.label), split, value)
+        for run in runs
+        for split, key in zip(SPLITS, ("loss", "eval_loss"), strict=True)
+        for place, value in run.points(key, by=x)
+    ]
+    name, length = ("step", 1) if x == "step" else _unit(max((place for place, *_ in points), default=0))
+    rows = [(place / length, run, split, value) for place, run, split, value in points]
+    known = [split for split in SPLITS if any(row[2] == split for row in rows)]
+    spec = _lines(table((name, "run", "split", "loss"), rows, ("run", "split")), name, "loss", runs)
+    dash = {
+        "field": "split",
+        "scale": {"domain": list(SPLITS), "range": [[1, 0], [5, 3]]},
+        "legend": {**LEGEND, "values": known, "symbolStrokeColor": "#7d8590"} if len(known) > 1 else None,
+    }
+    spec["layer"][0]["encoding"] = {"strokeDash": dash}
+    if "evaluation" in known:
+        dots = {"mark": {"type": "point", **DOT, "size": 30}, "transform": [{"filter": "datum.split != 'training'"}]}
+        spec["layer"].insert(1, dots)
+    return spec
 
 
-def draw_spread(run: Run, theme: Theme, top: float) -> Figure:
+def draw_logged(runs: Sequence[Run], key: str, ylabel: str, log_scale: bool = False) -> Spec:
+    """One logged number, one line a run; on a log scale if asked for, where all of it is above zero."""
+    rows = [(step, plain(run.label), value) for run in runs for step, value in run.points(key)]
+    spec = _lines(table(("step", "run", "value"), rows, ("run",)), "step", "value", runs)
+    spec["encoding"]["y"]["title"] = plain(ylabel)
+    if log_scale and rows and all(value > SMALLEST for *_, value in rows if not math.isnan(value)):
+        spec["encoding"]["y"]["scale"] = {"type": "log"}
+    if len(rows) < FEW * len(runs):
+        spec["layer"][0]["mark"]["point"] = {"size": 14}
+    return spec
+
+
+def draw_spread(run: Run, top: float) -> Spec:
     """Spread of log-curvature by kind of layer: the mean over its layers, and a band from the least to the largest.
 
     Args:
         run: with curvature.
-        theme: of the page.
         top: of the axis, the same for all runs.
     """
-    figure, axes = new_figure(theme)
-    steps = [line["step"] for line in run.curvature]
-    for i, (kind, names) in enumerate(layers_by_kind(run).items()):
-        at_step = list(zip(*(run.layer(name, "log_spread") for name in names), strict=True))
-        known = [[value for value in values if not math.isnan(value)] or [math.nan] for values in at_step]
-        means = [sum(values) / len(values) for values in known]
-        marker = "o" if len(steps) < 4 else None
-        label = f"{plain(kind)} ({len(names)})"
-        axes.plot(steps, means, color=theme.color(i), linewidth=1.8, marker=marker, label=label)
-        if len(names) > 1:
-            low, high = [min(values) for values in known], [max(values) for values in known]
-            axes.fill_between(steps, low, high, color=theme.color(i), alpha=0.16, linewidth=0)
-    axes.set_ylim(0, top)
-    return _finished(figure, axes, "spread (decades)", theme)
+    rows = []
+    kinds = {f"{plain(kind)} ({len(names)})": names for kind, names in layers_by_kind(run).items()}
+    for kind, names in kinds.items():
+        at_step = zip(*(run.layer(name, "log_spread") for name in names), strict=True)
+        for line, values in zip(run.curvature, at_step, strict=True):
+            known = [value for value in values if not math.isnan(value)] or [math.nan]
+            rows.append((line["step"], kind, sum(known) / len(known), min(known), max(known)))
+    data = table(("step", "kind", "mean", "least", "largest"), rows, ("kind",))
+    spec = _lines(data, "step", "mean", [run])
+    spec["encoding"]["color"] = {"field": "kind", "scale": {"domain": list(kinds)}, "legend": LEGEND}
+    spec["encoding"]["y"] |= {"title": "spread (decades)", "scale": {"domain": [0, top], "clamp": True}}
+    band = {"y": {"field": "least", "type": "quantitative"}, "y2": {"field": "largest"}}
+    spec["layer"].insert(0, {"mark": {"type": "area", "opacity": 0.16}, "encoding": band})
+    return spec
 
 
 def layers_by_kind(run: Run) -> dict[str, list[str]]:
@@ -73,15 +94,36 @@ def layers_by_kind(run: Run) -> dict[str, list[str]]:
     return dict(sorted(kinds.items(), key=lambda item: -len(item[1])))
 
 
-def _line(axes: Axes, points: Points, **style: Any) -> None:
-    steps, values = zip(*points, strict=True)
-    axes.plot(steps, values, **style)
+def _lines(data: Spec, x: str, y: str, runs: Sequence[Run]) -> Spec:
+    """A line for each colour, and a cursor that finds the nearest point and tells its values."""
+    labels = [plain(run.label) for run in runs]
+    nearest = {
+        "type": "point",
+        "nearest": True,
+        "on": "pointerover",
+        "clear": "pointerout",
+        "fields": [*_texts(data), x],
+    }
+    cursor = {
+        "mark": {"type": "point", **DOT, "size": 70, "tooltip": {"content": "data"}},
+        "params": [{"name": "nearest", "select": nearest}],
+        "encoding": {"opacity": {"condition": {"param": "nearest", "empty": False, "value": 1}, "value": 0}},
+    }
+    return {
+        "data": data,
+        "height": HEIGHT,
+        "encoding": {
+            "x": {"field": x, "type": "quantitative", "title": x, "axis": {"grid": False}},
+            "y": {"field": y, "type": "quantitative", "title": y, "scale": {"zero": False}},
+            "color": {"field": "run", "scale": {"domain": labels}, "legend": LEGEND if len(labels) > 1 else None},
+        },
+        "layer": [{"mark": {"type": "line", "strokeWidth": 1.8}}, cursor],
+    }
 
 
-def _finished(figure: Figure, axes: Axes, ylabel: str, theme: Theme) -> Figure:
-    axes.set(xlabel="step", ylabel=plain(ylabel))
-    axes.grid(color=theme.grid, linewidth=0.7)
-    axes.set_axisbelow(True)
-    if axes.lines:
-        figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=theme.text, fontsize=SMALL)
-    return figure
+def _texts(data: Spec) -> list[str]:
+    return [column for column, kind in data["format"]["parse"].items() if kind == "string"]
+
+
+def _unit(seconds: float) -> tuple[str, float]:
+    return next((name, length) for name, length, least in UNITS if seconds >= least)

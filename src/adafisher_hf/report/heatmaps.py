@@ -5,65 +5,58 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from matplotlib import colormaps
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
-
 from .names import block_of, short_names
-from .run import Run
-from .theme import LABEL, SMALL, Theme, new_figure, plain
+from .run import SMALLEST, Run
+from .vega import Spec, plain, table
 
-ROW = 0.16  # inches
-MOST_LABELS = 90
+ROW = 12  # pixels
+MOST_HEIGHT = 1100  # pixels
+MOST_COLUMNS = 200  # a picture has not many more pixels
+OVERLAP = {"band": 1.06}  # of cells: no seams between them
 OUTLIERS = 0.005  # share of the values at each end that the colour scale may cut off
 
 COLORS = {"mean": "inferno", "update_ratio": "viridis"}
 
 
-def draw_heat_map(run: Run, figure_name: str, scale: tuple[float, float], label: str, theme: Theme) -> Figure:
-    """One row a layer in the model's order, one column a logging step.
+def draw_heat_map(run: Run, figure_name: str, scale: tuple[float, float], label: str) -> Spec:
+    """One row a layer in the model's order, one column a logging step, or every n-th of very many.
 
     Args:
         run: with curvature.
         figure_name: ``mean`` or ``update_ratio``.
         scale: lowest and highest value of the colours.
         label: of the colour bar.
-        theme: of the page.
     """
     names = run.parameters()
-    rows = [[value if value > 0 else math.nan for value in run.layer(name, figure_name)] for name in names]
-    shown = min(len(names), MOST_LABELS)
-    figure, axes = new_figure(theme, height=max(2.2, 1.15 + ROW * shown))
-    colors = colormaps[COLORS[figure_name]].with_extremes(bad=theme.unknown)
-    mesh = axes.pcolormesh(
-        _edges([line["step"] for line in run.curvature]),
-        range(len(names) + 1),
-        rows,
-        cmap=colors,
-        norm=LogNorm(*scale),
-        rasterized=True,
-    )
-    axes.invert_yaxis()
-    stride = math.ceil(len(names) / MOST_LABELS)
-    labels = [plain(name) for name in short_names(names)[::stride]]
-    axes.set_yticks([i + 0.5 for i in range(0, len(names), stride)], labels, fontsize=8)
-    axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("step")
-    for i in range(1, len(names)):
-        if block_of(names[i]) != block_of(names[i - 1]):
-            axes.axhline(i, color=theme.background, linewidth=1.2)
-    bar = figure.colorbar(mesh, ax=axes, location="top", fraction=0.03, pad=0.02, aspect=40, extend="both")
-    bar.set_label(label, color=theme.text, fontsize=LABEL)
-    bar.ax.tick_params(colors=theme.text, which="both", length=2, labelsize=SMALL)
-    bar.ax.minorticks_off()
-    bar.outline.set_visible(False)
-    return figure
+    shown = [plain(name) for name in short_names(names)]
+    kept = range(len(run.curvature))[:: -stride(run)][::-1]  # the last one always
+    steps = [run.curvature[i]["step"] for i in kept]
+    rows: list[list[str | float]] = [
+        [row, *(values[i] if values[i] > SMALLEST else math.nan for i in kept)]
+        for row, values in zip(shown, (run.layer(name, figure_name) for name in names), strict=True)
+    ]
+    first_of_blocks = [shown[i] for i in range(1, len(names)) if block_of(names[i]) != block_of(names[i - 1])]
+    return {
+        "data": table(("layer", *map(_column, steps)), rows, ("layer",)),
+        "height": min(ROW * len(names), MOST_HEIGHT),
+        "view": {"style": "unknown"},
+        "encoding": {
+            "y": {"field": "layer", "type": "nominal", "title": None, "scale": {"domain": shown}, "axis": _LAYERS}
+        },
+        "layer": [_cells(steps, figure_name, scale, label), _borders(first_of_blocks)],
+        "usermeta": {"embedOptions": {"renderer": "canvas"}},  # tens of thousands of cells
+    }
+
+
+def stride(run: Run) -> int:
+    """Every how many logging steps a column is shown."""
+    return math.ceil(len(run.curvature) / MOST_COLUMNS)
 
 
 def color_scale(runs: Sequence[Run], figure_name: str) -> tuple[float, float] | None:
     """One scale for all runs, less the outliers; None where nothing is known."""
     values = sorted(
-        value for run in runs for name in run.parameters() for value in run.layer(name, figure_name) if value > 0
+        value for run in runs for name in run.parameters() for value in run.layer(name, figure_name) if value > SMALLEST
     )
     if not values:
         return None
@@ -72,7 +65,36 @@ def color_scale(runs: Sequence[Run], figure_name: str) -> tuple[float, float] | 
     return (low, high) if high > low * 1.01 else (low / 2, high * 2)
 
 
-def _edges(steps: Sequence[int]) -> list[float]:
-    """Borders of the columns: a line stands for the steps since the one before."""
-    first = steps[0] - (steps[1] - steps[0] if len(steps) > 1 else 1)
-    return [float(max(first, 0) if first < steps[0] else first), *map(float, steps)]
+_LAYERS: Spec = {"labelFontSize": 9, "labelLimit": 130, "labelOverlap": True, "ticks": False, "domain": False}
+_BAR: Spec = {"orient": "top", "gradientLength": {"expr": "min(width, 300)"}, "gradientThickness": 8, "format": ".0e"}
+
+
+def _column(step: int) -> str:
+    return f"step {step}"
+
+
+def _cells(steps: Sequence[int], figure_name: str, scale: tuple[float, float], label: str) -> Spec:
+    colors = {"type": "log", "scheme": COLORS[figure_name], "domain": list(scale), "clamp": True}
+    value = {"field": figure_name, "type": "quantitative"}
+    axis = {"labelOverlap": True, "labelAngle": 0, "labelFlush": True, "ticks": False, "domain": False}
+    return {
+        "transform": [
+            {"fold": [_column(step) for step in steps], "as": ["column", figure_name]},
+            {"calculate": f"toNumber(slice(datum.column, {len(_column(0)) - 1}))", "as": "step"},
+            {"filter": f"datum.{figure_name} > 0"},
+        ],
+        "mark": {"type": "rect", "width": OVERLAP, "height": OVERLAP},
+        "encoding": {
+            "x": {"field": "step", "type": "ordinal", "scale": {"domain": list(steps)}, "axis": axis},
+            "color": {**value, "scale": colors, "legend": {**_BAR, "title": label}},
+            "tooltip": [{"field": "layer"}, {"field": "step"}, {**value, "title": label, "format": ".3e"}],
+        },
+    }
+
+
+def _borders(first_of_blocks: Sequence[str]) -> Spec:
+    return {
+        "data": {"values": [{"layer": name} for name in first_of_blocks]},
+        "mark": {"type": "rule"},
+        "encoding": {"y": {"field": "layer", "bandPosition": 0}},
+    }

@@ -1,0 +1,46 @@
+"""How long a run has taken, whether it has ended, and how long it will take."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .run import Run, finite
+from .tracked import last_step
+
+SECONDS = "seconds"
+
+
+def fill_times(history: list[dict[str, Any]]) -> str:
+    """Puts ``seconds`` into the entries of a log that has only ``train_runtime``: evenly over the steps.
+
+    Returns:
+        ``logged`` if they were there, ``estimated``, or empty if nothing is known.
+    """
+    for entry in history:
+        if math.isnan(finite(entry.get(SECONDS))):
+            entry.pop(SECONDS, None)
+    if any(SECONDS in entry for entry in history):
+        return "logged"
+    seconds = next((finite(e["train_runtime"]) for e in reversed(history) if "train_runtime" in e), math.nan)
+    last = last_step(history)
+    if math.isnan(seconds) or last <= 0:
+        return ""
+    for entry in history:
+        entry[SECONDS] = seconds * entry["step"] / last
+    return "estimated"
+
+
+def finished(run: Run) -> bool:
+    """Whether the Trainer has logged the end of the training that the last step belongs to."""
+    ends = [entry["step"] for entry in run.history if "train_runtime" in entry]
+    return bool(ends) and max(ends) >= last_step(run.history)
+
+
+def seconds_left(run: Run) -> float | None:
+    """At the pace so far; None where steps or times are not known."""
+    most, points = finite(run.state.get("max_steps")), [e for e in run.history if e["step"] and SECONDS in e]
+    if finished(run) or not points or math.isnan(most):
+        return None
+    step, seconds = points[-1]["step"], points[-1][SECONDS]
+    return max(most - step, 0) * seconds / step
