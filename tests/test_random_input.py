@@ -14,7 +14,7 @@ from adafisher_hf.config.adafisher import CONFIG_NAME
 from adafisher_hf.config.knobs import Interval, Text, allowed_of, knobs_of
 from adafisher_hf.insight.log import read as read_curvature
 from adafisher_hf.integrations.checkpoints import is_complete, last_complete
-from adafisher_hf.report.run import read_runs
+from adafisher_hf.report.folders import read_runs
 from tests.report.runs import files
 
 KNOBS = list(knobs_of(AdaFisherConfig))

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from ..insight import log as curvature_log
-from ..report.run import CONFIG_NAMES, COVERAGE_NAME
+from ..report.folders import CONFIGS, COVERAGE_NAME
 from .plan import Job
 from .program import OUTPUT, Program
 from .run import FILE_NAME, LOG_NAME, Run, ended, read_run
 
 POLL, PATIENCE = 0.1, 10.0  # seconds
 KIB = 1 if sys.platform == "darwin" else 1024  # bytes of the unit in which the system counts memory
-FOR_REPORT = (curvature_log.FILE_NAME, COVERAGE_NAME, *CONFIG_NAMES)
+FOR_REPORT = (curvature_log.FILE_NAME, COVERAGE_NAME, *(config.file_name for config in CONFIGS))
 
 
 @dataclass
