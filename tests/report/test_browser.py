@@ -17,7 +17,7 @@ from adafisher_hf.report import write_report
 from adafisher_hf.report.files import write_page
 from adafisher_hf.report.folders import read_runs
 from adafisher_hf.report.page import Live
-from tests.report.runs import write_run
+from tests.report.runs import files, write_run
 
 sync_api = pytest.importorskip("playwright.sync_api", reason='no playwright: pip install "adafisher-hf[browser]"')
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-playwright-python")
@@ -44,12 +44,13 @@ def browser():
 
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory):
-    """Ours with everything, and a baseline with an awkward name."""
+    """Two of ours with everything, their models covered differently, and a baseline with an awkward name."""
     folder = tmp_path_factory.mktemp("runs")
     history = [{"step": 10 * i, "loss": 9.0 - i, "seconds": 5.0 * i, "adamqlr/lr": 0.1 * i} for i in range(1, 5)]
     ours = json.dumps({"global_step": 40, "max_steps": 40, "log_history": [*history, {"step": 40, "eval_loss": 5.5}]})
     runs = [
         write_run(folder / "ours", state=ours),
+        write_run(folder / "theirs", coverage=files()["coverage.json"].replace("0.6", "0.5")),
         write_run(folder / "</script>'&\"", curvature=None, config=None),
     ]
     return write_report(runs, folder / "report.html")

@@ -56,7 +56,7 @@ def draw_logged(runs: Sequence[Run], key: str, ylabel: str, log_scale: bool = Fa
     spec = _lines(table(("step", "run", "value"), rows, ("run",)), "step", "value", runs)
     spec["encoding"]["y"]["title"] = plain(ylabel)
     if log_scale and rows and all(value > SMALLEST for *_, value in rows if not math.isnan(value)):
-        spec["encoding"]["y"]["scale"] = {"type": "log"}
+        spec["encoding"]["y"] |= {"scale": {"type": "log"}, "axis": {"tickCount": 5, "format": "~g"}}
     if len(rows) < FEW * len(runs):
         spec["layer"][0]["mark"]["point"] = {"size": 14}
     return spec

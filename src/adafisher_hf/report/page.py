@@ -53,7 +53,7 @@ FIGURE = """<figure data-file="{file}"><h3>{title}</h3>
 <figcaption>{hint}</figcaption>
 <details class="data"><summary>Data<span class="unseen"> of the picture: {title}</span></summary>
 <p><a class="csv" href="#">CSV</a> <a class="json" href="#">JSON</a></p>
-<div class="scroll" tabindex="0" role="region" aria-label="Data: {title}"></div></details>
+<div class="scroll" tabindex="0" role="group" aria-label="Data: {title}"></div></details>
 <script type="application/json">{spec}</script></figure>"""
 NO_SCRIPT = (
     '<noscript><p class="card note">Pictures need JavaScript. The folder beside this page has PNG files of them.</p>'

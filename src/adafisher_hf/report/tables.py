@@ -112,7 +112,7 @@ def _table(name: str, header: Sequence[str], rows: Sequence[Sequence[Cell]], mar
         for i, row in enumerate(rows)
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name)}">{table}</div>'
+    return f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(name)}">{table}</div>'
 
 
 def _cell(tag: str, html: str, number: bool) -> str:
