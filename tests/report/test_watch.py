@@ -5,6 +5,7 @@ import time
 
 import pytest
 from transformers import Trainer, TrainerCallback
+from transformers.modelcard import parse_log_history
 
 from adafisher_hf import CurvatureCallback
 from adafisher_hf.cli import main
@@ -89,3 +90,41 @@ def test_a_run_that_goes_on_can_be_read(tmp_path, optim):
     assert finished(run) and run.times == "logged" and run.notes == []
     times = [seconds for seconds, _ in run.points("loss", by="seconds")]
     assert len(times) == 4 and times == sorted(times) and times[0] > 0
+
+
+def test_times_are_no_metric_of_the_model_card(tmp_path):
+    args = arguments(tmp_path, eval_strategy="steps", eval_steps=1, logging_steps=2)
+    trainer = Trainer(llama(), args, train_dataset=data(), eval_dataset=data(4), callbacks=[CurvatureCallback()])
+    trainer.train()
+    _, lines, results = parse_log_history(trainer.state.log_history)
+    assert {key for line in [*lines, results] for key in line} <= {
+        "Training Loss", "Epoch", "Step", "Validation Loss", "Loss", "Model Preparation Time"
+    }  # fmt: skip
+    (run,) = read_runs([tmp_path])
+    times = dict(run.points("loss", by="seconds"))
+    assert len(run.points("eval_loss", by="seconds")) == 3  # not that of step 1, before anything was timed
+    assert all(seconds > min(times) for seconds, _ in run.points("eval_loss", by="seconds"))
+
+
+def test_an_evaluation_ends_after_its_step_and_its_own_time(tmp_path):
+    log = [
+        ONE,
+        {"step": 10, "eval_loss": 2.5, "eval_runtime": 4.0},
+        {"step": 15, "eval_loss": 2.4, "eval_runtime": 4.0},
+    ]
+    (run,) = read_runs([write_run(tmp_path, state=state(*log))])
+    assert run.points("eval_loss", by="seconds") == [(34.0, 2.5), (49.0, 2.4)]
+
+
+def test_a_resumed_run_goes_on_counting(tmp_path):
+    args = arguments(tmp_path, logging_steps=1, save_strategy="steps", save_steps=2, max_steps=2)
+    Trainer(llama(), args, train_dataset=data(), callbacks=[CurvatureCallback()]).train()
+    file = tmp_path / "checkpoint-2/trainer_state.json"
+    content = json.loads(file.read_text())
+    content["log_history"][-1]["seconds"] = 1000.0
+    file.write_text(json.dumps(content))
+    args = arguments(tmp_path, logging_steps=1, save_strategy="steps", save_steps=2, max_steps=4)
+    resumed = Trainer(llama(), args, train_dataset=data(), callbacks=[CurvatureCallback()])
+    resumed.train(resume_from_checkpoint=True)
+    (run,) = read_runs([tmp_path])
+    assert [1000 < seconds < 1100 for seconds, _ in run.points("loss", by="seconds")] == [False, False, True, True]

@@ -48,7 +48,7 @@ class CurvatureCallback(TrainerCallback, ExportableState):
     registered one.
 
     With any optimizer ``trainer_state.json`` in ``output_dir`` is kept up to date, says which optimizer it is, and has
-    the time of every log as ``seconds``.
+    the time of every training log as ``seconds``.
 
     Attributes:
         optimizer: its name, and the ``optim_args`` it was made with; empty before the training.

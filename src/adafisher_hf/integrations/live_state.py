@@ -10,11 +10,12 @@ from transformers.trainer_callback import TrainerState
 
 FILE_NAME = "trainer_state.json"
 SECONDS = "seconds"
+TIMED = {"loss", "train_runtime"}
 SHARE = 0.01  # of the time of a run that writing may take: a long log is written less often
 
 
 class LiveState:
-    """Times the entries of the Trainer's log and writes its state, as ``Trainer.save_state`` does at the end.
+    """Times the training entries of the Trainer's log and writes its state, as ``Trainer.save_state`` does at the end.
 
     The time is that of training, evaluations included: of a run that resumes it goes on from the checkpoint's. If the
     checkpoint's log has no times, neither do the new entries.
@@ -22,14 +23,18 @@ class LiveState:
 
     def __init__(self, state: TrainerState) -> None:
         log = state.log_history
-        before = log[-1].get(SECONDS) if log else 0.0
+        before = next((entry[SECONDS] for entry in reversed(log) if SECONDS in entry), None) if log else 0.0
         self._begin = None if before is None else time.monotonic() - before
         self._next = 0.0
 
     def on_log(self, state: TrainerState) -> None:
-        """Puts the time into the last entry of the log; what trackers and the console get has been made before."""
-        if self._begin is not None:
-            state.log_history[-1][SECONDS] = round(time.monotonic() - self._begin, 3)
+        """Puts the time into the last entry of the log; what trackers and the console get has been made before.
+
+        Not where it is of an evaluation: transformers' model card would take it for a metric. ``eval_runtime`` tells.
+        """
+        entry = state.log_history[-1]
+        if self._begin is not None and not entry.keys().isdisjoint(TIMED):
+            entry[SECONDS] = round(time.monotonic() - self._begin, 3)
 
     def write(self, state: TrainerState, folder: Path, always: bool = False) -> None:
         """Writes the state, but not so often that it costs more than a hundredth of the time.

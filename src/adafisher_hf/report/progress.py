@@ -12,7 +12,10 @@ SECONDS = "seconds"
 
 
 def fill_times(history: list[dict[str, Any]]) -> str:
-    """Puts ``seconds`` into the entries of a log that has only ``train_runtime``: evenly over the steps.
+    """Puts ``seconds`` into those entries of a log that have none.
+
+    That is evaluations in a log whose other entries have it, and all entries of one that has only ``train_runtime``,
+    which is spread evenly over the steps.
 
     Returns:
         ``logged`` if they were there, ``estimated``, or empty if nothing is known.
@@ -21,6 +24,7 @@ def fill_times(history: list[dict[str, Any]]) -> str:
         if math.isnan(finite(entry.get(SECONDS))):
             entry.pop(SECONDS, None)
     if any(SECONDS in entry for entry in history):
+        _time_evaluations(history)
         return "logged"
     seconds = next((finite(e["train_runtime"]) for e in reversed(history) if "train_runtime" in e), math.nan)
     last = last_step(history)
@@ -29,6 +33,18 @@ def fill_times(history: list[dict[str, Any]]) -> str:
     for entry in history:
         entry[SECONDS] = seconds * entry["step"] / last
     return "estimated"
+
+
+def _time_evaluations(history: list[dict[str, Any]]) -> None:
+    """An evaluation ends its ``eval_runtime`` after its step; the step comes after the last log at the pace so far."""
+    last: dict[str, Any] = {}
+    for entry in history:
+        if SECONDS in entry:
+            last = entry
+        elif last.get("step") and "eval_runtime" in entry:
+            pace = last[SECONDS] / last["step"]
+            took = finite(entry["eval_runtime"])
+            entry[SECONDS] = last[SECONDS] + (entry["step"] - last["step"]) * pace + took
 
 
 def finished(run: Run) -> bool:

@@ -1,8 +1,8 @@
 """Runs from the history of Weights & Biases, exported to a file.
 
 ``wandb.Api().run(PATH).history(samples=10**6)`` is a data frame: its ``to_csv``, and its ``to_json`` with
-``orient="records"`` (also ``lines=True``), are read. The ``.wandb`` files of offline runs are not: since version 0.2x
-nothing but W&B's own program reads them.
+``orient="records"`` (also ``lines=True``), are read. The ``.wandb`` files of offline runs are not: wandb 0.31
+has no reader of them in Python, only its own program.
 """
 
 from __future__ import annotations
