@@ -36,6 +36,7 @@ test-slow: install  ## run the tests that train for real
 
 .PHONY: test-browser
 test-browser: install  ## open the report in chromium, keep screenshots of it, and let axe-core look for what shuts readers out
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[browser]"
 	$(OFFLINE) $(BIN)/python -m pytest -m slow -rs tests/report/test_browser.py
 
 .PHONY: mutants
