@@ -1,7 +1,7 @@
 """Stands in for a training: python launcher.py FOLDER SCRIPT ARGS, without torch, and what it does is in the rate.
 
 A rate below 1 gives a run whose loss is lowest at 1e-3; 1 raises, 2 ends without a training, 3 is killed, 4 sleeps, and
-5 raises when the training is done.
+5 raises when the training is done. FAKE_SECONDS is how long it takes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ folder, script, *args = sys.argv[1:]
 flags = dict(zip(args[::2], args[1::2], strict=True))
 lr, seed = float(flags["--learning_rate"]), int(flags["--seed"])
 print("trains with", flags["--optim"], flush=True)
+time.sleep(float(os.environ.get("FAKE_SECONDS", 0)))
 output = Path(flags["--output_dir"])
 output.mkdir()
 (output / "model.safetensors").write_bytes(b"0" * 1000)

@@ -32,6 +32,7 @@ class _Process:
     folder: Path
     start: float
     popen: subprocess.Popen
+    peak_bytes: int = 0
 
 
 class Workshop:
@@ -92,11 +93,12 @@ class Workshop:
     def poll(self) -> tuple[Job, Run] | None:
         """The next run that ends, within a moment; None: none has."""
         for job, process in self._running.items():
+            process.peak_bytes = max(process.peak_bytes, _high_water(process.popen.pid))
             pid, status, usage = os.wait4(process.popen.pid, os.WNOHANG)
             if pid:
                 process.popen.returncode = os.waitstatus_to_exitcode(status)
                 del self._running[job]
-                return job, self._put_away(job, process, usage.ru_maxrss * KIB)
+                return job, self._put_away(job, process, process.peak_bytes or usage.ru_maxrss * KIB)
         time.sleep(POLL)
         return None
 
@@ -141,3 +143,15 @@ class Workshop:
         """Several at once share the processor's cores, unless somebody has said who gets how many."""
         threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self._at_once))} if self._at_once > 1 else {}
         return {**threads, **os.environ}
+
+
+def _high_water(pid: int) -> int:
+    """The largest resident size so far, in bytes; 0 where the system does not say.
+
+    What ``wait4`` tells is at least the size of the process that has started this one.
+    """
+    try:
+        found = re.search(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.M)
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0
