@@ -21,7 +21,7 @@ CONSTRAINTS = ROOT / "constraints.txt"
 TORCH = next(line for line in CONSTRAINTS.read_text().splitlines() if line.startswith("torch=="))
 IN_WHEEL = {"adafisher_hf/__init__.py", "adafisher_hf/py.typed"}
 IN_SDIST = {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md", "Makefile"}
-LARGEST_WHEEL = 300_000  # bytes
+LARGEST_WHEEL = 320_000  # bytes
 MODEL_AND_DATA = """
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
