@@ -140,3 +140,31 @@ def test_what_the_page_says_of_the_regressions():
         assert 1 - slow == pytest.approx(lower, abs=0.01)
         steps = loss(data, default, "steps") / loss(data, qlr, "steps")
         assert steps == pytest.approx(5.5, abs=0.3)
+
+
+def test_the_summary_of_the_page_is_that_of_the_tables():
+    """What family.md, README.md and choosing.md say of the comparison stands in the tables that family.py has written."""
+    tables = {name: (ROOT / f"docs/family/{name}/table.md").read_text() for name in COMPARED}
+    rows = dict(re.findall(r"^\| ([^|]+) \| (\d\.\d+ ± [^|]+ \| [^|]+ \| [^|]+) \|$", PAGE, re.M))
+    assert len(rows) == 10
+    for optimizer, cells in rows.items():
+        for cell, table in zip(cells.split(" | "), tables.values(), strict=True):
+            row = re.search(rf"^\| {re.escape(SUMMARY.get(optimizer, optimizer))} \| .*$", table, re.M)
+            assert row is not None and f"| {cell} |" in row[0], (optimizer, cell)
+    for page in ("README.md", "docs/choosing.md"):
+        for number in DIFFERENCE.findall((ROOT / page).read_text()):
+            assert any(f"-{number} *" in table for table in [*tables.values(), PRETRAINING]), (page, number)
+
+
+DIFFERENCE = re.compile(
+    r"0\.\d{3} ± 0\.\d{3}(?= (?:and [\d. ±]+ )?(?:below|nats below AdamW on a small ViT|with LoRA))"
+)
+COMPARED = ("news-128-300", "digits-200", "digits-lora-200")
+PRETRAINING = (ROOT / "docs/pretraining/news-128-300/table.md").read_text()
+SUMMARY = {  # the names of the page, and of the tables
+    "SIRFShampoo": "SIRFShampoo, dense",
+    "AdaFisher as published": "AdaFisherW, reference",
+    "AdaFisher, diagonal": "AdaFisherW, diagonal",
+    "AdaFisher, kronecker": "AdaFisherW, kronecker",
+    "AdaFisher, orthogonal": "AdaFisherW, orthogonal",
+}
