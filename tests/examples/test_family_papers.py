@@ -143,7 +143,7 @@ def test_what_the_page_says_of_the_regressions():
 
 
 def test_the_summary_of_the_page_is_that_of_the_tables():
-    """What family.md, README.md and choosing.md say of the comparison stands in the tables that family.py has written."""
+    """What family.md, README.md and choosing.md say of the comparison stands in the tables that family.py wrote."""
     tables = {name: (ROOT / f"docs/family/{name}/table.md").read_text() for name in COMPARED}
     rows = dict(re.findall(r"^\| ([^|]+) \| (\d\.\d+ ± [^|]+ \| [^|]+ \| [^|]+) \|$", PAGE, re.M))
     assert len(rows) == 10
